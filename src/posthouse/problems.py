@@ -1,0 +1,31 @@
+"""Problems a person can fix: which one, what is wrong in one sentence, and what to do."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """`id` is stable and can be searched for; `sentence` says what is wrong; `hint` is the one step."""
+
+    id: str
+    sentence: str
+    hint: str = ""
+    where: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        return f"{place}{self.sentence}" + (f" {self.hint}" if self.hint else "")
+
+
+class ProblemError(Exception):
+    """Problems, all reported at once. `status` is the exit status (sysexits) the command ends with."""
+
+    def __init__(self, *problems: Problem, status: int = 1) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = problems
+        self.status = status
+
+
+def problem(id: str, sentence: str, hint: str = "", *, where: str = "", status: int = 1) -> ProblemError:
+    """A `ProblemError` holding a single problem."""
+    return ProblemError(Problem(id, sentence, hint, where), status=status)

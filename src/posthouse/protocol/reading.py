@@ -1,0 +1,62 @@
+"""Bounded reading for the engines: nothing a peer sends is kept without a limit."""
+
+
+class TooLong(Exception):  # noqa: N818 - reads as what happened
+    """The peer sent more than `limit` octets without the end that was awaited."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"more than {limit} octets")
+        self.limit = limit
+
+
+class Buffer:
+    """Octets received and not yet taken. Lines end in CRLF or, where `bare_lf` is allowed, in LF."""
+
+    __slots__ = ("_data", "_searched", "bare_lf")
+
+    def __init__(self, *, bare_lf: bool = True) -> None:
+        self._data = bytearray()
+        self._searched = 0
+        self.bare_lf = bare_lf
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def feed(self, data: bytes) -> None:
+        self._data += data
+
+    def clear(self) -> None:
+        self._data.clear()
+        self._searched = 0
+
+    def line(self, limit: int) -> bytes | None:
+        """The next line without its end, or None when it has not arrived. Raises `TooLong` past `limit` octets."""
+        end = self._data.find(b"\n" if self.bare_lf else b"\r\n", max(0, self._searched - 1))
+        if end < 0:
+            self._searched = len(self._data)
+            if self._searched > limit:
+                raise TooLong(limit)
+            return None
+        if end > limit:
+            raise TooLong(limit)
+        line = bytes(self._data[:end])
+        del self._data[: end + (1 if self.bare_lf else 2)]
+        self._searched = 0
+        return line.removesuffix(b"\r") if self.bare_lf else line
+
+    def exactly(self, count: int) -> bytes | None:
+        """The next `count` octets, or None until they are all there."""
+        if len(self._data) < count:
+            return None
+        return self.up_to(count)
+
+    def up_to(self, count: int) -> bytes:
+        """At most `count` of the octets that are there."""
+        taken = bytes(self._data[:count])
+        del self._data[:count]
+        self._searched = 0
+        return taken
+
+    def peek(self) -> bytearray:
+        """What is there, to look at and not to change."""
+        return self._data
