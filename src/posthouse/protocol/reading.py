@@ -30,7 +30,7 @@ class Buffer:
         self._searched = 0
 
     def line(self, limit: int) -> bytes | None:
-        """The next line without its end, or None when it has not arrived. Raises `TooLong` past `limit` octets."""
+        """The next line without its end, or None while it has not arrived. Raises `TooLong`."""
         end = self._data.find(b"\n" if self.bare_lf else b"\r\n", max(0, self._searched - 1))
         if end < 0:
             self._searched = len(self._data)

@@ -1,0 +1,163 @@
+"""One connection: bytes in, bytes out, TLS on request, back-pressure both ways. Knows no protocol."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+READ_AHEAD = 256 * 1024
+"""Octets kept for a reader that is slower than its peer; past it the peer is made to wait."""
+
+
+class ChannelClosed(ConnectionError):
+    """The other side went away while something was being written or upgraded."""
+
+
+class Channel(asyncio.Protocol):
+    """A connected stream. One task reads it; `on_open` is called once when it is connected."""
+
+    def __init__(self, on_open: Callable[["Channel"], None] | None = None) -> None:
+        self._on_open = on_open
+        self._received = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._closed = asyncio.get_running_loop().create_future()
+        self._ended = False
+        self._reading_paused = False
+        self._writing_paused = False
+        self.peer = ""
+
+    # What asyncio tells us
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) else ""
+        if self._on_open is not None:
+            self._on_open(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if len(self._received) > READ_AHEAD and self._transport is not None:
+            self._reading_paused = True
+            self._transport.pause_reading()
+        self._wake(self._reader)
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        self._wake(self._reader)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended = True
+        self._wake(self._reader)
+        self._wake(self._writer)
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self._wake(self._writer)
+
+    # What the owner of the connection does
+
+    @property
+    def tls(self) -> bool:
+        return self._transport is not None and self._transport.get_extra_info("ssl_object") is not None
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The peer's certificate in DER, where TLS is on and it showed one."""
+        session = self._transport.get_extra_info("ssl_object") if self._transport else None
+        return session.getpeercert(binary_form=True) if session is not None else None
+
+    @property
+    def ended(self) -> bool:
+        """The peer has gone, whatever may still lie unread."""
+        return self._ended
+
+    async def read(self, timeout: float | None = None) -> bytes:
+        """What has arrived, b"" when the peer has ended. Waits at most `timeout` seconds (TimeoutError)."""
+        if not self._received and not self._ended:
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._reader
+            finally:
+                self._reader = None
+        data = bytes(self._received)
+        self._received.clear()
+        if self._reading_paused and self._transport is not None:
+            self._reading_paused = False
+            self._transport.resume_reading()
+        return data
+
+    def write(self, data: bytes) -> None:
+        """Hand `data` to the connection. Nothing happens when it is closed: the next read or drain tells."""
+        if data and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    async def drain(self, timeout: float | None = None) -> None:
+        """Wait until the peer has taken enough of what was written. Raises ChannelClosed, TimeoutError."""
+        if self._closed.done():
+            raise ChannelClosed("the connection was closed")
+        if not self._writing_paused:
+            return
+        self._writer = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._writer
+        finally:
+            self._writer = None
+        if self._closed.done():
+            raise ChannelClosed("the connection was closed")
+
+    async def start_tls(
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        hostname: str | None = None,
+        timeout: float = 20,
+    ) -> None:
+        """Go over to TLS. What the peer sent before the handshake is dropped (CVE-2011-0411 and kin).
+
+        Raises ssl.SSLError, ChannelClosed, TimeoutError.
+        """
+        if self._transport is None or self._closed.done():
+            raise ChannelClosed("the connection was closed")
+        self._received.clear()
+        async with asyncio.timeout(timeout):
+            transport = await asyncio.get_running_loop().start_tls(
+                self._transport, self, context, server_side=server_side, server_hostname=hostname
+            )
+        if transport is None:
+            raise ChannelClosed("the connection was closed during the handshake")
+        self._transport = transport
+
+    def close(self) -> None:
+        """Send what is written, then close."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close now and forget what is not sent."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def wait_closed(self, timeout: float = 5) -> None:
+        """Wait for the end after `close()`; a peer that does not take the rest is cut off after `timeout`."""
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(self._closed)
+        except TimeoutError:
+            self.abort()
+
+    @staticmethod
+    def _wake(waiting: asyncio.Future[None] | None) -> None:
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
