@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Callable
+from typing import cast
 
 READ_AHEAD = 256 * 1024
 """Octets kept for a reader that is slower than its peer; past it the peer is made to wait."""
@@ -30,8 +31,7 @@ class Channel(asyncio.Protocol):
     # What asyncio tells us
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         if self._on_open is not None:

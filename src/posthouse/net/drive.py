@@ -27,6 +27,6 @@ async def next_event(engine: Engine[Event_co], channel: Channel, timeout: float 
 
 
 async def flush(engine: Engine[object], channel: Channel, timeout: float | None = None) -> None:
-    """Send what the engine has to say and wait until the peer takes it. Raises ChannelClosed, TimeoutError."""
+    """Send what the engine has to say and wait until it is taken. Raises ChannelClosed, TimeoutError."""
     channel.write(engine.data_to_send())
     await channel.drain(timeout)

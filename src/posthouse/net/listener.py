@@ -47,12 +47,12 @@ class Listener:
         return listener
 
     async def _start(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
-        handshake = {"ssl": tls, "ssl_handshake_timeout": 20} if tls else {}
         self._server = await asyncio.get_running_loop().create_server(
             lambda: Channel(self._opened),
             sock=bound_socket(host, port),
             backlog=512,
-            **handshake,  # type: ignore[arg-type]
+            ssl=tls,
+            ssl_handshake_timeout=20 if tls else None,
         )
         self.host, self.port = self._server.sockets[0].getsockname()[:2]
 
