@@ -1,0 +1,55 @@
+"""What both databases offer to the rest of the store: reads, and writes that are durable when they return.
+
+A piece of work is written once, as a coroutine over a `Transaction`. On PostgreSQL it runs as it stands; on
+SQLite its awaits never suspend, so the writer thread can run many of them inside one commit.
+"""
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy.sql.expression import ClauseElement
+
+Row = Mapping[str, Any]
+T = TypeVar("T")
+
+
+class DatabaseUnavailable(Exception):
+    """The database cannot be reached or written at the moment; nothing was changed."""
+
+
+class CommitUnknown(Exception):
+    """The connection was lost while committing: the change may exist or not. Look before doing it again."""
+
+
+class Transaction(Protocol):
+    """Statements are SQLAlchemy Core, compiled once: make them at module level, with bindparam()."""
+
+    async def all(self, statement: ClauseElement, **parameters: Any) -> list[Row]: ...
+    async def one(self, statement: ClauseElement, **parameters: Any) -> Row | None: ...
+    async def run(self, statement: ClauseElement, **parameters: Any) -> int:
+        """Number of rows that were changed."""
+        ...
+
+    async def now(self) -> float:
+        """The database's clock, in seconds since 1970: the only one that leases go by."""
+        ...
+
+
+Work = Callable[[Transaction], Coroutine[Any, Any, T]]
+
+
+class Database(Protocol):
+    """SQLite in the data directory, or PostgreSQL."""
+
+    embedded: bool
+
+    async def read(self, work: Work[T]) -> T: ...
+    async def write(self, work: Work[T]) -> T:
+        """Do `work` in a transaction; when this returns it is on disk.
+
+        Whatever `work` raises undoes it and comes out here. It may be run more than once.
+        Raises DatabaseUnavailable, CommitUnknown.
+        """
+        ...
+
+    async def close(self) -> None: ...

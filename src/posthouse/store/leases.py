@@ -1,0 +1,75 @@
+"""Which node may send for which mailbox.
+
+One heartbeat row a node, and an owner with an epoch on each mailbox. The claim is an ordered compare-and-set on
+the mailbox's own epoch: a join with the expired node in the WHERE clause was measured to give double claims.
+"""
+
+from sqlalchemy import bindparam, delete, insert, or_, select, update
+
+from .database import Transaction
+from .tables import mailbox, node
+
+ALIVE = 20.0
+"""Seconds a node is believed to live after a heartbeat."""
+HEARTBEAT = 5.0
+
+_beat = update(node).where(node.c.id == bindparam("node_id")).values(expires_at=bindparam("expires_at"))
+_join = insert(node).values(
+    id=bindparam("node_id"), started_at=bindparam("started_at"), expires_at=bindparam("expires_at")
+)
+_leave = delete(node).where(node.c.id == bindparam("node_id"))
+_alive = select(node.c.id).where(node.c.expires_at > bindparam("at"))
+_holders = (
+    select(mailbox.c.id, mailbox.c.dispatch_owner, mailbox.c.dispatch_epoch)
+    .where(or_(mailbox.c.dispatch_owner != bindparam("node_id"), mailbox.c.dispatch_epoch == 0))
+    .order_by(mailbox.c.id)
+)
+_lock = (
+    select(mailbox.c.id)
+    .where(mailbox.c.id == bindparam("mailbox_id"), mailbox.c.dispatch_epoch == bindparam("epoch"))
+    .with_for_update(skip_locked=True)
+)
+_take = (
+    update(mailbox)
+    .where(mailbox.c.id.in_(_lock.scalar_subquery()), mailbox.c.dispatch_epoch == bindparam("epoch"))
+    .values(dispatch_owner=bindparam("node_id"), dispatch_epoch=mailbox.c.dispatch_epoch + 1)
+    .returning(mailbox.c.dispatch_epoch)
+)
+_held = select(mailbox.c.id, mailbox.c.dispatch_epoch).where(mailbox.c.dispatch_owner == bindparam("node_id"))
+_release = (
+    update(mailbox)
+    .where(mailbox.c.dispatch_owner == bindparam("node_id"))
+    .values(dispatch_owner="", dispatch_epoch=mailbox.c.dispatch_epoch + 1)
+)
+
+
+async def beat(tx: Transaction, node_id: str) -> None:
+    """This node lives for another ALIVE seconds."""
+    now = await tx.now()
+    if not await tx.run(_beat, node_id=node_id, expires_at=now + ALIVE):
+        await tx.run(_join, node_id=node_id, started_at=now, expires_at=now + ALIVE)
+
+
+async def leave(tx: Transaction, node_id: str) -> None:
+    """Give everything back before stopping, so that others take over at once."""
+    await tx.run(_release, node_id=node_id)
+    await tx.run(_leave, node_id=node_id)
+
+
+async def take_free(tx: Transaction, node_id: str, at_most: int) -> dict[str, int]:
+    """Claim mailboxes that nobody alive holds, at most so many. The epochs of those now held, by mailbox id."""
+    now = await tx.now()
+    alive = {row["id"] for row in await tx.all(_alive, at=now)}
+    free = [row for row in await tx.all(_holders, node_id=node_id) if row["dispatch_owner"] not in alive]
+    taken: dict[str, int] = {}
+    for row in free[:at_most]:
+        epoch = row["dispatch_epoch"]
+        got = await tx.one(_take, mailbox_id=row["id"], epoch=epoch, node_id=node_id)
+        if got is not None:
+            taken[row["id"]] = got["dispatch_epoch"]
+    return taken
+
+
+async def held(tx: Transaction, node_id: str) -> dict[str, int]:
+    """The epochs of the mailboxes that this node holds, by mailbox id."""
+    return {row["id"]: row["dispatch_epoch"] for row in await tx.all(_held, node_id=node_id)}

@@ -1,0 +1,111 @@
+"""PostgreSQL through asyncpg. Uses nothing that the databases speaking its protocol lack."""
+
+import asyncio
+from typing import Any, TypeVar, cast
+
+import asyncpg
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.sql.expression import ClauseElement
+
+from .compiling import Compiler
+from .database import CommitUnknown, DatabaseUnavailable, Row, Work
+
+T = TypeVar("T")
+TRIES = 8
+"""How often a transaction is run again after a conflict with another one (40001, 40P01)."""
+
+_compiled = Compiler(PGDialect_asyncpg())  # type: ignore[no-untyped-call]
+_CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+_LOST = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
+
+
+class PostgresTransaction:
+    def __init__(self, connection: "asyncpg.Connection[Any]") -> None:
+        self._connection = connection
+
+    async def all(self, statement: ClauseElement, **parameters: Any) -> list[Row]:
+        compiled = _compiled(statement)
+        return cast("list[Row]", await self._connection.fetch(compiled.text, *compiled.values(parameters)))
+
+    async def one(self, statement: ClauseElement, **parameters: Any) -> Row | None:
+        compiled = _compiled(statement)
+        return cast(
+            "Row | None", await self._connection.fetchrow(compiled.text, *compiled.values(parameters))
+        )
+
+    async def run(self, statement: ClauseElement, **parameters: Any) -> int:
+        compiled = _compiled(statement)
+        status: str = await self._connection.execute(compiled.text, *compiled.values(parameters))
+        return int(status.rpartition(" ")[2])
+
+    async def now(self) -> float:
+        return cast(
+            float, await self._connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
+        )
+
+
+class PostgresDatabase:
+    """A pool of connections; every piece of work is a transaction of its own."""
+
+    embedded = False
+
+    def __init__(self, pool: "asyncpg.Pool[Any]") -> None:
+        self._pool = pool
+
+    @classmethod
+    async def open(cls, url: str, *, connections: int = 12) -> "PostgresDatabase":
+        """Raises DatabaseUnavailable where it cannot be reached or does not wait for the disk."""
+        try:
+            pool = await asyncpg.create_pool(url, min_size=1, max_size=connections, command_timeout=30)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as cause:
+            raise DatabaseUnavailable(f"the database cannot be reached: {cause}") from cause
+        database = cls(pool)
+        await database._refuse_lazy_commits()
+        return database
+
+    async def _refuse_lazy_commits(self) -> None:
+        setting = await self._pool.fetchval("SHOW synchronous_commit")
+        if setting == "off":
+            await self.close()
+            raise DatabaseUnavailable("the database is set to synchronous_commit=off, so it could lose mail")
+
+    async def read(self, work: Work[T]) -> T:
+        try:
+            async with self._pool.acquire() as connection:
+                return await work(PostgresTransaction(connection))
+        except (*_LOST, TimeoutError) as cause:
+            raise DatabaseUnavailable(str(cause)) from cause
+
+    async def write(self, work: Work[T]) -> T:
+        for attempt in range(TRIES):
+            try:
+                return await self._write_once(work)
+            except _CONFLICTS as conflict:
+                last = conflict
+                await asyncio.sleep(0.002 * 2**attempt)
+        raise DatabaseUnavailable(f"the database is too busy: {last}")
+
+    async def _write_once(self, work: Work[T]) -> T:
+        try:
+            async with self._pool.acquire() as connection:
+                transaction = connection.transaction()
+                await transaction.start()
+                try:
+                    result = await work(PostgresTransaction(connection))
+                except BaseException:
+                    await transaction.rollback()
+                    raise
+                await _commit(transaction)
+                return result
+        except (*_LOST, TimeoutError) as cause:
+            raise DatabaseUnavailable(str(cause)) from cause
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+
+async def _commit(transaction: Any) -> None:
+    try:
+        await transaction.commit()
+    except (*_LOST, TimeoutError) as cause:
+        raise CommitUnknown(str(cause)) from cause

@@ -1,0 +1,312 @@
+"""The tables, once, for both databases. Times are seconds since 1970 in UTC; documents are JSON text."""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+AutoId = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _key(name: str = "id") -> Column[str]:
+    return Column(name, Text, primary_key=True)
+
+
+def _text(name: str) -> Column[str]:
+    return Column(name, Text, nullable=False, server_default="")
+
+
+def _maybe_text(name: str) -> Column[str]:
+    return Column(name, Text)
+
+
+def _number(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default="0")
+
+
+def _time(name: str) -> Column[float]:
+    return Column(name, Double, nullable=False, server_default="0")
+
+
+def _bytes(name: str) -> Column[bytes]:
+    return Column(name, LargeBinary)
+
+
+meta = Table("meta", metadata, _key("name"), _text("value"))
+"""Small facts about this installation."""
+
+counter = Table("counter", metadata, _key("name"), _number("value"))
+"""Numbers that only grow: `configuration` at every change of settings, `event` at every event."""
+
+sealing_key = Table("sealing_key", metadata, _key(), _bytes("wrapped"), _time("created_at"))
+"""Data keys, each wrapped by the master key that lies outside the database."""
+
+provider = Table(
+    "provider",
+    metadata,
+    _key(),
+    Column("name", Text, nullable=False, unique=True),
+    _text("document"),
+    _text("origin"),
+    _number("version"),
+)
+
+app = Table(
+    "app",
+    metadata,
+    _key(),
+    Column("name", Text, nullable=False, unique=True),
+    _text("provider"),
+    _text("client_id"),
+    _bytes("secret"),
+    _text("document"),
+    _text("origin"),
+    _number("version"),
+)
+"""App registrations."""
+
+mailbox = Table(
+    "mailbox",
+    metadata,
+    _key(),
+    Column("address", Text, nullable=False, unique=True),
+    _maybe_text("app_id"),
+    _text("account"),
+    _maybe_text("token_id"),
+    _bytes("password"),
+    _text("document"),
+    _text("origin"),
+    _number("is_default"),
+    _number("version"),
+    _time("created_at"),
+    _time("last_sent_at"),
+    _time("last_received_at"),
+    _text("dispatch_owner"),
+    _number("dispatch_epoch"),
+)
+"""`token_id` is the token that the mailbox's settings share; `dispatch_*` is the lease to send for it."""
+
+token = Table(
+    "token",
+    metadata,
+    _key(),
+    _text("app_id"),
+    _text("account"),
+    _text("name"),
+    _maybe_text("serving_grant"),
+    _maybe_text("pending_grant"),
+    _text("state"),
+    _text("reason"),
+    _text("detail"),
+    _time("since"),
+    _text("pinned_issuer"),
+    _text("pinned_subject"),
+    _number("version"),
+    UniqueConstraint("app_id", "account", "name"),
+)
+
+grant = Table(
+    "oauth_grant",
+    metadata,
+    _key(),
+    _text("token_id"),
+    _number("serial"),
+    _bytes("sealed"),
+    _bytes("previous"),
+    _text("issuer"),
+    _text("subject"),
+    _text("person"),
+    _text("scopes"),
+    _time("obtained_at"),
+    _time("refreshed_at"),
+    _time("access_expires_at"),
+    _time("next_refresh_at"),
+    _number("failures"),
+    _text("last_error"),
+    Column("intent_serial", BigInteger),
+    _time("intent_at"),
+    _text("lease_owner"),
+    _time("lease_until"),
+    _number("lease_epoch"),
+    Index("grant_next_refresh", "next_refresh_at"),
+    Index("grant_token", "token_id"),
+)
+"""One consent. `serial` grows at each rotation and decides who may write an answer; `intent_*` is what was
+sent and not yet answered; `previous` is the former refresh token until the new one has worked once."""
+
+setting = Table(
+    "setting",
+    metadata,
+    Column("mailbox_id", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    _text("state"),
+    _text("answer"),
+    _text("cause"),
+    _time("since"),
+)
+"""How each protocol of a mailbox last fared with its token: `proved`, `refused` or `unreachable`."""
+
+authorisation = Table(
+    "authorisation",
+    metadata,
+    _key(),
+    _text("mailbox_id"),
+    _text("token_id"),
+    _text("method"),
+    _text("state"),
+    _text("reason"),
+    _text("detail"),
+    _bytes("sealed"),
+    Column("state_hash", Text, unique=True),
+    Column("start_hash", Text, unique=True),
+    _text("cookie_hash"),
+    _text("user_code"),
+    _text("verification_uri"),
+    _text("verification_uri_complete"),
+    _time("created_at"),
+    _time("expires_at"),
+    _time("poll_at"),
+    _time("poll_interval"),
+    _maybe_text("grant_id"),
+    _number("version"),
+    Index("authorisation_mailbox", "mailbox_id", "created_at"),
+    Index("authorisation_poll", "state", "poll_at"),
+)
+
+device = Table(
+    "device",
+    metadata,
+    _key(),
+    Column("name", Text, nullable=False, unique=True),
+    _text("document"),
+    _text("password_hash"),
+    _text("origin"),
+    _number("version"),
+    _time("created_at"),
+)
+
+message = Table(
+    "message",
+    metadata,
+    _key(),
+    _text("mailbox_id"),
+    _text("device"),
+    _text("state"),
+    _text("stage"),
+    _text("sender"),
+    _text("recipients"),
+    _text("message_id"),
+    _text("subject"),
+    _number("size"),
+    _number("smtputf8"),
+    _number("eight_bit"),
+    _bytes("head"),
+    _bytes("body"),
+    _number("pieces"),
+    _time("created_at"),
+    _time("next_at"),
+    _time("deadline_at"),
+    _time("finished_at"),
+    _time("parked_at"),
+    _number("attempts"),
+    _text("answer"),
+    _text("cause"),
+    _text("claim_owner"),
+    _number("claim_epoch"),
+    Index("message_due", "mailbox_id", "state", "next_at"),
+    Index("message_created", "created_at"),
+    Index("message_message_id", "message_id"),
+)
+"""Queued mail, and what became of it. `recipients` is JSON: [address, state, answer] each."""
+
+piece = Table(
+    "piece",
+    metadata,
+    Column("message_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    _bytes("data"),
+    _time("created_at"),
+)
+"""Sealed pieces of large bodies, where there is no local spool."""
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("id", AutoId, primary_key=True, autoincrement=True),
+    _time("at"),
+    _text("kind"),
+    _text("message"),
+    _text("message_id"),
+    _text("mailbox_id"),
+    _text("device"),
+    _text("detail"),
+    Index("journal_message", "message"),
+    Index("journal_message_id", "message_id"),
+    Index("journal_at", "at"),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    _time("at"),
+    _text("kind"),
+    _text("subject"),
+    _text("document"),
+)
+"""Every change of state, written with it. Ids are given by `counter` so that they appear in order."""
+
+cursor = Table("cursor", metadata, _key("name"), _number("position"))
+"""How far each reader of events has come."""
+
+administrator = Table(
+    "administrator",
+    metadata,
+    _key(),
+    Column("name", Text, nullable=False, unique=True),
+    _text("password_hash"),
+    _text("role"),
+    _text("permissions"),
+    _time("created_at"),
+)
+
+session = Table(
+    "session",
+    metadata,
+    _key("hash"),
+    _text("administrator_id"),
+    _time("created_at"),
+    _time("expires_at"),
+)
+
+sign_in_link = Table(
+    "sign_in_link",
+    metadata,
+    _key("hash"),
+    _text("administrator_id"),
+    _time("expires_at"),
+    _time("used_at"),
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    _key(),
+    Column("name", Text, nullable=False, unique=True),
+    Column("hash", Text, nullable=False, unique=True),
+    _text("permissions"),
+    _text("mailboxes"),
+    _time("created_at"),
+)
+
+node = Table("node", metadata, _key(), _time("started_at"), _time("expires_at"))
+"""Running gateways; the heartbeat that keeps their mailbox leases alive."""
