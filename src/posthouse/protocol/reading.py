@@ -1,7 +1,7 @@
 """Bounded reading for the engines: nothing a peer sends is kept without a limit."""
 
 
-class TooLong(Exception):  # noqa: N818 - reads as what happened
+class TooLong(Exception):
     """The peer sent more than `limit` octets without the end that was awaited."""
 
     def __init__(self, limit: int) -> None:
