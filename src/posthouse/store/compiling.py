@@ -1,8 +1,10 @@
 """Statements of SQLAlchemy Core as text for an executor, compiled once for each dialect."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import ColumnElement, or_
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.expression import ClauseElement
 
@@ -18,6 +20,11 @@ class Compiled:
     def values(self, parameters: dict[str, Any]) -> list[Any]:
         defaults = self.defaults
         return [parameters[name] if name in parameters else defaults[name] for name in self.names]
+
+
+def one_of(column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bool]:
+    """`column IN (…)` for values that are known when the statement is made; IN itself is not compiled ahead."""
+    return or_(*(column == value for value in values))
 
 
 class Compiler:

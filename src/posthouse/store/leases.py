@@ -4,7 +4,7 @@ One heartbeat row a node, and an owner with an epoch on each mailbox. The claim 
 the mailbox's own epoch: a join with the expired node in the WHERE clause was measured to give double claims.
 """
 
-from sqlalchemy import bindparam, delete, insert, or_, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from .database import Transaction
 from .tables import mailbox, node
@@ -19,19 +19,10 @@ _join = insert(node).values(
 )
 _leave = delete(node).where(node.c.id == bindparam("node_id"))
 _alive = select(node.c.id).where(node.c.expires_at > bindparam("at"))
-_holders = (
-    select(mailbox.c.id, mailbox.c.dispatch_owner, mailbox.c.dispatch_epoch)
-    .where(or_(mailbox.c.dispatch_owner != bindparam("node_id"), mailbox.c.dispatch_epoch == 0))
-    .order_by(mailbox.c.id)
-)
-_lock = (
-    select(mailbox.c.id)
-    .where(mailbox.c.id == bindparam("mailbox_id"), mailbox.c.dispatch_epoch == bindparam("epoch"))
-    .with_for_update(skip_locked=True)
-)
+_holders = select(mailbox.c.id, mailbox.c.dispatch_owner, mailbox.c.dispatch_epoch).order_by(mailbox.c.id)
 _take = (
     update(mailbox)
-    .where(mailbox.c.id.in_(_lock.scalar_subquery()), mailbox.c.dispatch_epoch == bindparam("epoch"))
+    .where(mailbox.c.id == bindparam("mailbox_id"), mailbox.c.dispatch_epoch == bindparam("epoch"))
     .values(dispatch_owner=bindparam("node_id"), dispatch_epoch=mailbox.c.dispatch_epoch + 1)
     .returning(mailbox.c.dispatch_epoch)
 )
@@ -56,18 +47,24 @@ async def leave(tx: Transaction, node_id: str) -> None:
     await tx.run(_leave, node_id=node_id)
 
 
-async def take_free(tx: Transaction, node_id: str, at_most: int) -> dict[str, int]:
-    """Claim mailboxes that nobody alive holds, at most so many. The epochs of those now held, by mailbox id."""
+async def take_free(tx: Transaction, node_id: str, at_most: int, *, own: bool = False) -> dict[str, int]:
+    """Claim mailboxes that nobody alive holds, at most so many; the new epochs by mailbox id.
+
+    `own`: also those this node itself holds, as a process does that was started again and knows nothing of them.
+    """
     now = await tx.now()
-    alive = {row["id"] for row in await tx.all(_alive, at=now)}
-    free = [row for row in await tx.all(_holders, node_id=node_id) if row["dispatch_owner"] not in alive]
+    alive = {row["id"] for row in await tx.all(_alive, at=now)} | {node_id}
+    free = [row for row in await tx.all(_holders) if _is_free(row["dispatch_owner"], alive, node_id, own)]
     taken: dict[str, int] = {}
     for row in free[:at_most]:
-        epoch = row["dispatch_epoch"]
-        got = await tx.one(_take, mailbox_id=row["id"], epoch=epoch, node_id=node_id)
+        got = await tx.one(_take, mailbox_id=row["id"], epoch=row["dispatch_epoch"], node_id=node_id)
         if got is not None:
             taken[row["id"]] = got["dispatch_epoch"]
     return taken
+
+
+def _is_free(owner: str, alive: set[str], node_id: str, own: bool) -> bool:
+    return owner not in alive or (own and owner == node_id)
 
 
 async def held(tx: Transaction, node_id: str) -> dict[str, int]:

@@ -29,9 +29,7 @@ class PostgresTransaction:
 
     async def one(self, statement: ClauseElement, **parameters: Any) -> Row | None:
         compiled = _compiled(statement)
-        return cast(
-            "Row | None", await self._connection.fetchrow(compiled.text, *compiled.values(parameters))
-        )
+        return cast("Row | None", await self._connection.fetchrow(compiled.text, *compiled.values(parameters)))
 
     async def run(self, statement: ClauseElement, **parameters: Any) -> int:
         compiled = _compiled(statement)
@@ -39,9 +37,7 @@ class PostgresTransaction:
         return int(status.rpartition(" ")[2])
 
     async def now(self) -> float:
-        return cast(
-            float, await self._connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
-        )
+        return cast(float, await self._connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8"))
 
 
 class PostgresDatabase:

@@ -106,9 +106,7 @@ def _key_from(text: str, where: str) -> bytes:
     except ValueError:
         key = b""
     if len(key) != 32:
-        raise problem(
-            "key.malformed", f"{where} does not hold a Posthouse key.", "It is 43 letters of base64."
-        )
+        raise problem("key.malformed", f"{where} does not hold a Posthouse key.", "It is 43 letters of base64.")
     return key
 
 

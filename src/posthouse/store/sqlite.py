@@ -184,9 +184,7 @@ def _finish(work: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("work on the database may await nothing but its transaction")
 
 
-def _resolve(
-    waiting: Sequence[asyncio.Future[Any]], answers: Sequence[tuple[Any, BaseException | None]]
-) -> None:
+def _resolve(waiting: Sequence[asyncio.Future[Any]], answers: Sequence[tuple[Any, BaseException | None]]) -> None:
     for done, (result, failure) in zip(waiting, answers, strict=True):
         if done.cancelled():
             continue

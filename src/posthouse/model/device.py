@@ -1,0 +1,46 @@
+"""A device: a printer, program or person with a local password of its own."""
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+
+class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    mailboxes: tuple[str, ...] = ()
+    protocols: tuple[str, ...] = ("smtp",)
+    networks: tuple[str, ...] = ()
+    senders: tuple[str, ...] = ()
+    rate: str = ""
+    lane: Literal["", "open"] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """`password_hash` says how to check the password, never what it is. `mailboxes` are addresses, folded."""
+
+    id: str
+    name: str
+    origin: str
+    version: int
+    password_hash: str = field(repr=False, default="")
+    settings: DeviceSettings = field(default_factory=DeviceSettings)
+
+    def admits(self, peer: str) -> bool:
+        """Whether it may come from this IP address; a device without networks may come from anywhere."""
+        if not self.settings.networks:
+            return True
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        return any(address in ipaddress.ip_network(network, strict=False) for network in self.settings.networks)
+
+
+def login_names(login: str) -> tuple[str, str]:
+    """Device name and mailbox address out of `device`, `device\\mailbox` or `user@domain` (mailbox only)."""
+    device, backslash, mailbox = login.partition("\\")
+    if backslash:
+        return device, mailbox
+    return ("", login) if "@" in login else (login, "")

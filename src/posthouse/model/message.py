@@ -1,0 +1,92 @@
+"""A message on its way, and when it is tried again."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class MessageState(StrEnum):
+    QUEUED = "queued"
+    """Waits for its next attempt, or is being handed over."""
+    PARKED = "parked"
+    """Waits for a token, or for a person; spends no attempts."""
+    SENT = "sent"
+    FAILED = "failed"
+    """Refused for good or past its deadline, and kept."""
+
+
+class Stage(StrEnum):
+    """How far the present attempt has come; written down so that a crash can be told apart afterwards."""
+
+    WAITING = ""
+    CLAIMED = "claimed"
+    HANDING_OVER = "handing over"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """`state`: waiting, sent or failed. `answer` is the server's last word on this recipient."""
+
+    address: str
+    state: str = "waiting"
+    answer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    sender: str
+    recipients: tuple[str, ...]
+    smtputf8: bool = False
+    eight_bit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """What was accepted. `head` is what the gateway puts in front; `body` the rest, or None where it is in pieces."""
+
+    id: str
+    mailbox_id: str
+    device: str
+    envelope: Envelope
+    message_id: str
+    subject: str
+    size: int
+    head: bytes = field(repr=False)
+    body: bytes | None = field(repr=False)
+    pieces: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedMessage:
+    """A message as the dispatcher gets it."""
+
+    id: str
+    mailbox_id: str
+    device: str
+    sender: str
+    recipients: tuple[Recipient, ...]
+    message_id: str
+    size: int
+    smtputf8: bool
+    eight_bit: bool
+    attempts: int
+    created_at: float
+    deadline_at: float
+    head: bytes = field(repr=False)
+    body: bytes | None = field(repr=False)
+    pieces: int = 0
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        return tuple(recipient.address for recipient in self.recipients if recipient.state == "waiting")
+
+
+DEADLINE = 5 * 86_400.0
+"""Seconds after which a message that could not be delivered fails (parked time does not count)."""
+
+_PAUSES = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0)
+
+
+def pause_before(attempt: int, chance: float) -> float:
+    """Seconds before the next attempt after `attempt` failed ones; `chance` in [0, 1) spreads them by a fifth."""
+    pause = _PAUSES[min(attempt, len(_PAUSES)) - 1] if attempt > 0 else 0.0
+    return pause * (0.9 + 0.2 * chance)

@@ -1,0 +1,192 @@
+"""Attempts to get a token, from their beginning to their end."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from sqlalchemy import bindparam, insert, select, update
+
+from .compiling import one_of
+from .database import Row, Transaction
+from .sealing import Sealer
+from .tables import authorisation
+
+OPEN = ("started", "permitted", "proving", "unverified")
+"""States in which something may still come of it; `unverified` waits for the administrator to confirm the person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authorisation:
+    """`state`: started, permitted, proving, unverified, done, refused or expired. `secrets` are the flow's own."""
+
+    id: str
+    mailbox_id: str
+    token_id: str
+    method: str
+    state: str
+    reason: str
+    detail: str
+    cookie_hash: str = field(repr=False)
+    user_code: str
+    verification_uri: str
+    verification_uri_complete: str
+    created_at: float
+    expires_at: float
+    poll_at: float
+    poll_interval: float
+    grant_id: str | None
+    version: int
+    secrets: dict[str, str] = field(repr=False, default_factory=dict)
+
+
+_columns = (
+    "id", "mailbox_id", "token_id", "method", "state", "sealed", "state_hash", "start_hash",
+    "user_code", "verification_uri", "verification_uri_complete", "created_at", "expires_at",
+    "poll_at", "poll_interval",
+)  # fmt: skip
+_insert = insert(authorisation).values({name: bindparam(name) for name in _columns})
+_by = {
+    name: select(authorisation).where(authorisation.c[name] == bindparam("wanted"))
+    for name in ("id", "state_hash", "start_hash")
+}
+_of_mailbox = (
+    select(authorisation)
+    .where(authorisation.c.mailbox_id == bindparam("mailbox"))
+    .order_by(authorisation.c.created_at.desc())
+    .limit(20)
+)
+_open = select(authorisation).where(one_of(authorisation.c.state, OPEN))
+_due = _open.where(authorisation.c.poll_at <= bindparam("now"), authorisation.c.poll_at > 0)
+_claim_poll = (
+    update(authorisation)
+    .where(
+        authorisation.c.id == bindparam("row_id"),
+        authorisation.c.version == bindparam("seen_version"),
+        one_of(authorisation.c.state, OPEN),
+    )
+    .values(poll_at=bindparam("next_poll"), version=authorisation.c.version + 1)
+)
+_advance = (
+    update(authorisation)
+    .where(
+        authorisation.c.id == bindparam("row_id"),
+        authorisation.c.version == bindparam("seen_version"),
+        one_of(authorisation.c.state, OPEN),
+    )
+    .values(
+        state=bindparam("new_state"),
+        reason=bindparam("new_reason"),
+        detail=bindparam("new_detail"),
+        poll_at=bindparam("next_poll"),
+        poll_interval=bindparam("new_interval"),
+        grant_id=bindparam("new_grant"),
+        cookie_hash=bindparam("new_cookie"),
+        version=authorisation.c.version + 1,
+    )
+)
+
+
+async def add(
+    tx: Transaction, sealer: Sealer, new: Authorisation, *, state_hash: str | None, start_hash: str | None
+) -> None:
+    await tx.run(
+        _insert,
+        id=new.id,
+        mailbox_id=new.mailbox_id,
+        token_id=new.token_id,
+        method=new.method,
+        state=new.state,
+        sealed=sealer.seal(msgspec.json.encode(new.secrets), f"authorisation:{new.id}"),
+        state_hash=state_hash,
+        start_hash=start_hash,
+        user_code=new.user_code,
+        verification_uri=new.verification_uri,
+        verification_uri_complete=new.verification_uri_complete,
+        created_at=new.created_at,
+        expires_at=new.expires_at,
+        poll_at=new.poll_at,
+        poll_interval=new.poll_interval,
+    )
+
+
+async def get(tx: Transaction, sealer: Sealer, row_id: str) -> Authorisation | None:
+    return await _find(tx, sealer, "id", row_id)
+
+
+async def by_state(tx: Transaction, sealer: Sealer, state_hash: str) -> Authorisation | None:
+    """The one whose `state` came back from the provider."""
+    return await _find(tx, sealer, "state_hash", state_hash)
+
+
+async def by_start(tx: Transaction, sealer: Sealer, start_hash: str) -> Authorisation | None:
+    """The one whose own start page was opened."""
+    return await _find(tx, sealer, "start_hash", start_hash)
+
+
+async def of_mailbox(tx: Transaction, sealer: Sealer, mailbox_id: str) -> list[Authorisation]:
+    """The newest first."""
+    return [_authorisation(row, sealer) for row in await tx.all(_of_mailbox, mailbox=mailbox_id)]
+
+
+async def open_ones(tx: Transaction, sealer: Sealer) -> list[Authorisation]:
+    return [_authorisation(row, sealer) for row in await tx.all(_open)]
+
+
+async def to_poll(tx: Transaction, sealer: Sealer, now: float) -> list[Authorisation]:
+    """Those that are due to be looked after."""
+    return [_authorisation(row, sealer) for row in await tx.all(_due, now=now)]
+
+
+async def claim_poll(tx: Transaction, seen: Authorisation, next_poll: float) -> bool:
+    """Take this turn of looking after it; False where another node was faster or it has ended."""
+    return bool(await tx.run(_claim_poll, row_id=seen.id, seen_version=seen.version, next_poll=next_poll))
+
+
+async def advance(tx: Transaction, seen: Authorisation, state: str, **changes: Any) -> bool:
+    """Go on to `state` with changes of reason, detail, poll_at, poll_interval, grant_id or cookie_hash.
+
+    False where it was changed since it was `seen`, or has ended.
+    """
+    return bool(
+        await tx.run(
+            _advance,
+            row_id=seen.id,
+            seen_version=seen.version,
+            new_state=state,
+            new_reason=changes.get("reason", seen.reason),
+            new_detail=changes.get("detail", seen.detail),
+            next_poll=changes.get("poll_at", seen.poll_at),
+            new_interval=changes.get("poll_interval", seen.poll_interval),
+            new_grant=changes.get("grant_id", seen.grant_id),
+            new_cookie=changes.get("cookie_hash", seen.cookie_hash),
+        )
+    )
+
+
+async def _find(tx: Transaction, sealer: Sealer, column: str, wanted: str) -> Authorisation | None:
+    row = await tx.one(_by[column], wanted=wanted)
+    return _authorisation(row, sealer) if row else None
+
+
+def _authorisation(row: Row, sealer: Sealer) -> Authorisation:
+    opened = sealer.open(row["sealed"], f"authorisation:{row['id']}")
+    return Authorisation(
+        id=row["id"],
+        mailbox_id=row["mailbox_id"],
+        token_id=row["token_id"],
+        method=row["method"],
+        state=row["state"],
+        reason=row["reason"],
+        detail=row["detail"],
+        cookie_hash=row["cookie_hash"],
+        user_code=row["user_code"],
+        verification_uri=row["verification_uri"],
+        verification_uri_complete=row["verification_uri_complete"],
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        poll_at=row["poll_at"],
+        poll_interval=row["poll_interval"],
+        grant_id=row["grant_id"],
+        version=row["version"],
+        secrets=msgspec.json.decode(opened, type=dict[str, str]),
+    )

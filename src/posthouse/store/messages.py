@@ -1,0 +1,397 @@
+"""The queue: accepted messages until they are sent, and what became of them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from sqlalchemy import bindparam, case, delete, func, insert, literal, select, update
+
+from ..model.message import MessageState, NewMessage, QueuedMessage, Recipient, Stage
+from . import events, journal
+from .compiling import one_of
+from .database import Row, Transaction
+from .tables import message
+
+QUEUED, PARKED = str(MessageState.QUEUED), str(MessageState.PARKED)
+_decode_recipients = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A message as a list shows it, without its content."""
+
+    id: str
+    mailbox_id: str
+    device: str
+    state: MessageState
+    stage: Stage
+    sender: str
+    recipients: tuple[Recipient, ...]
+    message_id: str
+    subject: str
+    size: int
+    created_at: float
+    next_at: float
+    finished_at: float
+    parked_at: float
+    attempts: int
+    answer: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Fences every write about a message: the mailbox lease's epoch at the time it was claimed."""
+
+    message: QueuedMessage
+    epoch: int
+
+
+_fields = (
+    "id", "mailbox_id", "device", "sender", "recipients", "message_id", "subject", "size", "smtputf8", "eight_bit",
+    "head", "body", "pieces", "created_at", "deadline_at", "next_at",
+)  # fmt: skip
+_insert = insert(message).values({name: bindparam(name) for name in _fields} | {"state": QUEUED, "stage": ""})
+_exists = select(message.c.id).where(message.c.id == bindparam("row_id"))
+_due = (
+    select(message.c.id)
+    .where(
+        message.c.mailbox_id == bindparam("mailbox"),
+        message.c.state == literal(QUEUED),
+        message.c.stage == literal(""),
+        message.c.next_at <= bindparam("now"),
+    )
+    .order_by(message.c.next_at)
+    .limit(bindparam("at_most"))
+    .with_for_update(skip_locked=True)
+)
+_claim = (
+    update(message)
+    .where(message.c.id.in_(_due))
+    .values(stage=str(Stage.CLAIMED), claim_owner=bindparam("owner"), claim_epoch=bindparam("epoch"))
+    .returning(message)
+)
+_waiting_mailboxes = (
+    select(message.c.mailbox_id, func.min(message.c.next_at).label("first"))
+    .where(message.c.state == literal(QUEUED), message.c.stage == literal(""))
+    .group_by(message.c.mailbox_id)
+)
+_set_stage = (
+    update(message)
+    .where(message.c.id == bindparam("row_id"), message.c.claim_epoch == bindparam("epoch"))
+    .values(stage=bindparam("new_stage"))
+)
+_outcome = (
+    update(message)
+    .where(
+        message.c.id == bindparam("row_id"),
+        message.c.claim_epoch == bindparam("epoch"),
+        message.c.stage != literal(""),
+    )
+    .values(
+        state=bindparam("new_state"),
+        stage="",
+        recipients=bindparam("new_recipients"),
+        attempts=message.c.attempts + bindparam("spent"),
+        next_at=bindparam("new_next_at"),
+        finished_at=bindparam("new_finished_at"),
+        answer=bindparam("new_answer"),
+        cause=bindparam("new_cause"),
+        body=case((bindparam("forget") == literal(1), None), else_=message.c.body),
+    )
+)
+_give_back = (
+    update(message)
+    .where(message.c.id == bindparam("row_id"), message.c.claim_epoch == bindparam("epoch"))
+    .values(stage="", next_at=bindparam("new_next_at"))
+)
+_interrupted = (
+    update(message)
+    .where(message.c.mailbox_id == bindparam("mailbox"), message.c.stage == bindparam("old_stage"))
+    .values(stage="", next_at=bindparam("now"), attempts=message.c.attempts + bindparam("spent"))
+    .returning(message)
+)
+_park = (
+    update(message)
+    .where(message.c.mailbox_id == bindparam("mailbox"), message.c.state == literal(QUEUED), message.c.stage == "")
+    .values(state=PARKED, parked_at=bindparam("now"), cause=bindparam("new_cause"))
+    .returning(message.c.id, message.c.message_id, message.c.device)
+)
+_release = (
+    update(message)
+    .where(message.c.mailbox_id == bindparam("mailbox"), message.c.state == literal(PARKED))
+    .values(
+        state=QUEUED,
+        next_at=bindparam("now"),
+        deadline_at=message.c.deadline_at + (bindparam("now") - message.c.parked_at),
+        parked_at=0,
+        cause="",
+    )
+    .returning(message.c.id, message.c.message_id, message.c.device)
+)
+_retry = (
+    update(message)
+    .where(
+        message.c.id == bindparam("row_id"),
+        message.c.stage == literal(""),
+        one_of(message.c.state, (QUEUED, PARKED, str(MessageState.FAILED))),
+    )
+    .values(state=QUEUED, next_at=bindparam("now"), deadline_at=bindparam("new_deadline"), finished_at=0)
+    .returning(message.c.message_id, message.c.mailbox_id, message.c.device)
+)
+_reopen = update(message).where(message.c.id == bindparam("row_id")).values(recipients=bindparam("new_recipients"))
+_remove = (
+    delete(message)
+    .where(message.c.id == bindparam("row_id"), message.c.stage == literal(""))
+    .returning(message.c.message_id, message.c.mailbox_id, message.c.device, message.c.pieces)
+)
+_counts = select(message.c.mailbox_id, message.c.state, func.count().label("count")).group_by(
+    message.c.mailbox_id, message.c.state
+)
+_columns = [column for column in message.c if column.name not in ("body", "head")]
+_page = select(*_columns).where(message.c.id < bindparam("before")).order_by(message.c.id.desc()).limit(200)
+_page_of_state = (
+    select(*_columns)
+    .where(message.c.id < bindparam("before"), message.c.state == bindparam("only"))
+    .order_by(message.c.id.desc())
+    .limit(200)
+)
+_one = select(*_columns).where(message.c.id == bindparam("row_id"))
+_NEWEST = "~"
+
+
+async def accept(tx: Transaction, new: NewMessage, now: float, deadline_at: float) -> None:
+    """Write the message and its first journal line: when this is committed, 250 may be said."""
+    await tx.run(
+        _insert,
+        id=new.id,
+        mailbox_id=new.mailbox_id,
+        device=new.device,
+        sender=new.envelope.sender,
+        recipients=_encode(Recipient(address) for address in new.envelope.recipients),
+        message_id=new.message_id,
+        subject=new.subject,
+        size=new.size,
+        smtputf8=int(new.envelope.smtputf8),
+        eight_bit=int(new.envelope.eight_bit),
+        head=new.head,
+        body=new.body,
+        pieces=new.pieces,
+        created_at=now,
+        deadline_at=deadline_at,
+        next_at=now,
+    )
+    await journal.write(
+        tx,
+        now,
+        "accepted",
+        new.id,
+        message_id=new.message_id,
+        mailbox_id=new.mailbox_id,
+        device=new.device,
+        sender=new.envelope.sender,
+        recipients=len(new.envelope.recipients),
+        size=new.size,
+    )
+
+
+async def exists(tx: Transaction, queue_id: str) -> bool:
+    return await tx.one(_exists, row_id=queue_id) is not None
+
+
+async def claim(tx: Transaction, mailbox_id: str, owner: str, epoch: int, now: float, at_most: int) -> list[Claim]:
+    """Take messages that are due, oldest first, to hand them over."""
+    rows = await tx.all(_claim, mailbox=mailbox_id, owner=owner, epoch=epoch, now=now, at_most=at_most)
+    return sorted((Claim(_queued(row), epoch) for row in rows), key=lambda claim: claim.message.id)
+
+
+async def waiting_mailboxes(tx: Transaction) -> dict[str, float]:
+    """When the first message of each mailbox that has queued mail is due."""
+    return {row["mailbox_id"]: row["first"] for row in await tx.all(_waiting_mailboxes)}
+
+
+async def hand_over(tx: Transaction, claim: Claim) -> bool:
+    """About to send the end of the message. False where the mailbox has meanwhile gone to another node."""
+    return bool(await tx.run(_set_stage, row_id=claim.message.id, epoch=claim.epoch, new_stage=str(Stage.HANDING_OVER)))
+
+
+async def finish(
+    tx: Transaction,
+    claim: Claim,
+    now: float,
+    state: MessageState,
+    recipients: Sequence[Recipient],
+    *,
+    kind: str,
+    answer: str = "",
+    cause: str = "",
+    next_at: float = 0.0,
+    spent: int = 1,
+) -> None:
+    """Write what an attempt came to, and the journal line about it, which is written in any case."""
+    over = state in (MessageState.SENT, MessageState.FAILED)
+    await tx.run(
+        _outcome,
+        row_id=claim.message.id,
+        epoch=claim.epoch,
+        new_state=str(state),
+        new_recipients=_encode(recipients),
+        spent=spent,
+        new_next_at=next_at,
+        new_finished_at=now if over else 0.0,
+        new_answer=answer,
+        new_cause=cause,
+        forget=int(state is MessageState.SENT),
+    )
+    await _line(tx, now, kind, claim.message, answer=answer, cause=cause, attempt=claim.message.attempts + spent)
+    if state is MessageState.FAILED:
+        await events.record(tx, now, "message.failed", claim.message.id, answer=answer, cause=cause)
+
+
+async def give_back(tx: Transaction, claim: Claim, next_at: float) -> None:
+    """Untouched: nothing was tried, nothing is spent."""
+    await tx.run(_give_back, row_id=claim.message.id, epoch=claim.epoch, new_next_at=next_at)
+
+
+async def recover(tx: Transaction, mailbox_id: str, now: float) -> int:
+    """After taking over a mailbox: messages that somebody was working on. How many had an unknown outcome."""
+    await tx.all(_interrupted, mailbox=mailbox_id, old_stage=str(Stage.CLAIMED), now=now, spent=0)
+    unknown = await tx.all(_interrupted, mailbox=mailbox_id, old_stage=str(Stage.HANDING_OVER), now=now, spent=1)
+    for row in unknown:
+        cause = "the gateway stopped while handing over"
+        await _line(tx, now, "outcome unknown", _queued(row), answer="", cause=cause, attempt=row["attempts"])
+    return len(unknown)
+
+
+async def park(tx: Transaction, mailbox_id: str, now: float, cause: str) -> int:
+    """Let everything queued for a mailbox wait without spending attempts."""
+    parked = await tx.all(_park, mailbox=mailbox_id, now=now, new_cause=cause)
+    await _lines(tx, now, "parked", mailbox_id, parked, cause)
+    if parked:
+        await events.record(tx, now, "message.parked", mailbox_id, count=len(parked), cause=cause)
+    return len(parked)
+
+
+async def release(tx: Transaction, mailbox_id: str, now: float) -> int:
+    """Let parked mail go on; the time it was parked does not count towards its deadline."""
+    released = await tx.all(_release, mailbox=mailbox_id, now=now)
+    await _lines(tx, now, "released", mailbox_id, released, "")
+    return len(released)
+
+
+async def retry(tx: Transaction, queue_id: str, now: float, deadline_at: float) -> bool:
+    """Try again now, also what had failed: recipients that were refused are asked once more."""
+    summary = await one(tx, queue_id)
+    row = await tx.one(_retry, row_id=queue_id, now=now, new_deadline=deadline_at)
+    if row is None or summary is None:
+        return False
+    again = [Recipient(r.address) if r.state == "failed" else r for r in summary.recipients]
+    await tx.run(_reopen, row_id=queue_id, new_recipients=_encode(again))
+    await _lines(tx, now, "retry asked for", row["mailbox_id"], [{**row, "id": queue_id}], "")
+    return True
+
+
+async def remove(tx: Transaction, queue_id: str, now: float) -> bool:
+    """Forget a message that nobody is working on."""
+    row = await tx.one(_remove, row_id=queue_id)
+    if row is not None:
+        await _lines(tx, now, "removed", row["mailbox_id"], [{**row, "id": queue_id}], "")
+    return row is not None
+
+
+async def counts(tx: Transaction) -> dict[str, dict[str, int]]:
+    """Number of messages by mailbox id and state."""
+    result: dict[str, dict[str, int]] = {}
+    for row in await tx.all(_counts):
+        result.setdefault(row["mailbox_id"], {})[row["state"]] = row["count"]
+    return result
+
+
+async def page(tx: Transaction, *, before: str = _NEWEST, state: str = "") -> list[Summary]:
+    """Newest first, at most 200; `before` is the id of the last one of the page before."""
+    if state:
+        return [_summary(row) for row in await tx.all(_page_of_state, before=before, only=state)]
+    return [_summary(row) for row in await tx.all(_page, before=before)]
+
+
+async def one(tx: Transaction, queue_id: str) -> Summary | None:
+    row = await tx.one(_one, row_id=queue_id)
+    return _summary(row) if row else None
+
+
+async def _line(tx: Transaction, now: float, kind: str, about: QueuedMessage, **detail: object) -> None:
+    await journal.write(
+        tx,
+        now,
+        kind,
+        about.id,
+        message_id=about.message_id,
+        mailbox_id=about.mailbox_id,
+        device=about.device,
+        **detail,
+    )
+
+
+async def _lines(tx: Transaction, now: float, kind: str, mailbox_id: str, rows: Sequence[Row], cause: str) -> None:
+    for row in rows:
+        await journal.write(
+            tx,
+            now,
+            kind,
+            row["id"],
+            message_id=row["message_id"],
+            mailbox_id=mailbox_id,
+            device=row["device"],
+            cause=cause,
+        )
+
+
+def _encode(recipients: Iterable[Recipient]) -> str:
+    triples = [(r.address, r.state, r.answer) for r in recipients]
+    return msgspec.json.encode(triples).decode()
+
+
+def _recipients(text: str) -> tuple[Recipient, ...]:
+    return tuple(Recipient(*triple) for triple in _decode_recipients(text))
+
+
+def _queued(row: Row) -> QueuedMessage:
+    return QueuedMessage(
+        id=row["id"],
+        mailbox_id=row["mailbox_id"],
+        device=row["device"],
+        sender=row["sender"],
+        recipients=_recipients(row["recipients"]),
+        message_id=row["message_id"],
+        size=row["size"],
+        smtputf8=bool(row["smtputf8"]),
+        eight_bit=bool(row["eight_bit"]),
+        attempts=row["attempts"],
+        created_at=row["created_at"],
+        deadline_at=row["deadline_at"],
+        head=row["head"],
+        body=row["body"],
+        pieces=row["pieces"],
+    )
+
+
+def _summary(row: Row) -> Summary:
+    return Summary(
+        id=row["id"],
+        mailbox_id=row["mailbox_id"],
+        device=row["device"],
+        state=MessageState(row["state"]),
+        stage=Stage(row["stage"]),
+        sender=row["sender"],
+        recipients=_recipients(row["recipients"]),
+        message_id=row["message_id"],
+        subject=row["subject"],
+        size=row["size"],
+        created_at=row["created_at"],
+        next_at=row["next_at"],
+        finished_at=row["finished_at"],
+        parked_at=row["parked_at"],
+        attempts=row["attempts"],
+        answer=row["answer"],
+        cause=row["cause"],
+    )

@@ -1,0 +1,282 @@
+"""The first tables."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "administrator",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("password_hash", sa.Text(), server_default="", nullable=False),
+        sa.Column("role", sa.Text(), server_default="", nullable=False),
+        sa.Column("permissions", sa.Text(), server_default="", nullable=False),
+        sa.Column("created_at", sa.Double(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("name"),
+    )
+    op.create_table(
+        "api_key",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("hash", sa.Text(), nullable=False),
+        sa.Column("permissions", sa.Text(), server_default="", nullable=False),
+        sa.Column("mailboxes", sa.Text(), server_default="", nullable=False),
+        sa.Column("created_at", sa.Double(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("hash"),
+        sa.UniqueConstraint("name"),
+    )
+    op.create_table(
+        "app",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("provider", sa.Text(), server_default="", nullable=False),
+        sa.Column("client_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("secret", sa.LargeBinary(), nullable=True),
+        sa.Column("document", sa.Text(), server_default="", nullable=False),
+        sa.Column("origin", sa.Text(), server_default="", nullable=False),
+        sa.Column("version", sa.BigInteger(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("name"),
+    )
+    op.create_table(
+        "authorisation",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("mailbox_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("token_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("method", sa.Text(), server_default="", nullable=False),
+        sa.Column("state", sa.Text(), server_default="", nullable=False),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("detail", sa.Text(), server_default="", nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=True),
+        sa.Column("state_hash", sa.Text(), nullable=True),
+        sa.Column("start_hash", sa.Text(), nullable=True),
+        sa.Column("cookie_hash", sa.Text(), server_default="", nullable=False),
+        sa.Column("user_code", sa.Text(), server_default="", nullable=False),
+        sa.Column("verification_uri", sa.Text(), server_default="", nullable=False),
+        sa.Column("verification_uri_complete", sa.Text(), server_default="", nullable=False),
+        sa.Column("created_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("expires_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("poll_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("poll_interval", sa.Double(), server_default="0", nullable=False),
+        sa.Column("grant_id", sa.Text(), nullable=True),
+        sa.Column("version", sa.BigInteger(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("start_hash"),
+        sa.UniqueConstraint("state_hash"),
+    )
+    op.create_index("authorisation_mailbox", "authorisation", ["mailbox_id", "created_at"], unique=False)
+    op.create_index("authorisation_poll", "authorisation", ["state", "poll_at"], unique=False)
+    op.create_table(
+        "counter",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", sa.BigInteger(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "cursor",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("position", sa.BigInteger(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "device",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("document", sa.Text(), server_default="", nullable=False),
+        sa.Column("password_hash", sa.Text(), server_default="", nullable=False),
+        sa.Column("origin", sa.Text(), server_default="", nullable=False),
+        sa.Column("version", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("created_at", sa.Double(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("name"),
+    )
+    op.create_table(
+        "event",
+        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("kind", sa.Text(), server_default="", nullable=False),
+        sa.Column("subject", sa.Text(), server_default="", nullable=False),
+        sa.Column("document", sa.Text(), server_default="", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "journal",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("kind", sa.Text(), server_default="", nullable=False),
+        sa.Column("message", sa.Text(), server_default="", nullable=False),
+        sa.Column("message_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("mailbox_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("device", sa.Text(), server_default="", nullable=False),
+        sa.Column("detail", sa.Text(), server_default="", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("journal_at", "journal", ["at"], unique=False)
+    op.create_index("journal_message", "journal", ["message"], unique=False)
+    op.create_index("journal_message_id", "journal", ["message_id"], unique=False)
+    op.create_table(
+        "mailbox",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("address", sa.Text(), nullable=False),
+        sa.Column("app_id", sa.Text(), nullable=True),
+        sa.Column("account", sa.Text(), server_default="", nullable=False),
+        sa.Column("token_id", sa.Text(), nullable=True),
+        sa.Column("password", sa.LargeBinary(), nullable=True),
+        sa.Column("document", sa.Text(), server_default="", nullable=False),
+        sa.Column("origin", sa.Text(), server_default="", nullable=False),
+        sa.Column("is_default", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("version", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("created_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("last_sent_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("last_received_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("dispatch_owner", sa.Text(), server_default="", nullable=False),
+        sa.Column("dispatch_epoch", sa.BigInteger(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("address"),
+    )
+    op.create_table(
+        "message",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("mailbox_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("device", sa.Text(), server_default="", nullable=False),
+        sa.Column("state", sa.Text(), server_default="", nullable=False),
+        sa.Column("stage", sa.Text(), server_default="", nullable=False),
+        sa.Column("sender", sa.Text(), server_default="", nullable=False),
+        sa.Column("recipients", sa.Text(), server_default="", nullable=False),
+        sa.Column("message_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("subject", sa.Text(), server_default="", nullable=False),
+        sa.Column("size", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("smtputf8", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("eight_bit", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("head", sa.LargeBinary(), nullable=True),
+        sa.Column("body", sa.LargeBinary(), nullable=True),
+        sa.Column("pieces", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("created_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("next_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("deadline_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("finished_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("parked_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("attempts", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("answer", sa.Text(), server_default="", nullable=False),
+        sa.Column("cause", sa.Text(), server_default="", nullable=False),
+        sa.Column("claim_owner", sa.Text(), server_default="", nullable=False),
+        sa.Column("claim_epoch", sa.BigInteger(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("message_created", "message", ["created_at"], unique=False)
+    op.create_index("message_due", "message", ["mailbox_id", "state", "next_at"], unique=False)
+    op.create_index("message_message_id", "message", ["message_id"], unique=False)
+    op.create_table(
+        "meta",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), server_default="", nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "node",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("started_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("expires_at", sa.Double(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "oauth_grant",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("token_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("serial", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=True),
+        sa.Column("previous", sa.LargeBinary(), nullable=True),
+        sa.Column("issuer", sa.Text(), server_default="", nullable=False),
+        sa.Column("subject", sa.Text(), server_default="", nullable=False),
+        sa.Column("person", sa.Text(), server_default="", nullable=False),
+        sa.Column("scopes", sa.Text(), server_default="", nullable=False),
+        sa.Column("obtained_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("refreshed_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("access_expires_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("next_refresh_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("failures", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("last_error", sa.Text(), server_default="", nullable=False),
+        sa.Column("intent_serial", sa.BigInteger(), nullable=True),
+        sa.Column("intent_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("lease_owner", sa.Text(), server_default="", nullable=False),
+        sa.Column("lease_until", sa.Double(), server_default="0", nullable=False),
+        sa.Column("lease_epoch", sa.BigInteger(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("grant_next_refresh", "oauth_grant", ["next_refresh_at"], unique=False)
+    op.create_index("grant_token", "oauth_grant", ["token_id"], unique=False)
+    op.create_table(
+        "piece",
+        sa.Column("message_id", sa.Text(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=True),
+        sa.Column("created_at", sa.Double(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("message_id", "number"),
+    )
+    op.create_table(
+        "provider",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("document", sa.Text(), server_default="", nullable=False),
+        sa.Column("origin", sa.Text(), server_default="", nullable=False),
+        sa.Column("version", sa.BigInteger(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("name"),
+    )
+    op.create_table(
+        "sealing_key",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("wrapped", sa.LargeBinary(), nullable=True),
+        sa.Column("created_at", sa.Double(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "session",
+        sa.Column("hash", sa.Text(), nullable=False),
+        sa.Column("administrator_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("created_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("expires_at", sa.Double(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("hash"),
+    )
+    op.create_table(
+        "setting",
+        sa.Column("mailbox_id", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), server_default="", nullable=False),
+        sa.Column("answer", sa.Text(), server_default="", nullable=False),
+        sa.Column("cause", sa.Text(), server_default="", nullable=False),
+        sa.Column("since", sa.Double(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("mailbox_id", "kind"),
+    )
+    op.create_table(
+        "sign_in_link",
+        sa.Column("hash", sa.Text(), nullable=False),
+        sa.Column("administrator_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("expires_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("used_at", sa.Double(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("hash"),
+    )
+    op.create_table(
+        "token",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("app_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("account", sa.Text(), server_default="", nullable=False),
+        sa.Column("name", sa.Text(), server_default="", nullable=False),
+        sa.Column("serving_grant", sa.Text(), nullable=True),
+        sa.Column("pending_grant", sa.Text(), nullable=True),
+        sa.Column("state", sa.Text(), server_default="", nullable=False),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("detail", sa.Text(), server_default="", nullable=False),
+        sa.Column("since", sa.Double(), server_default="0", nullable=False),
+        sa.Column("pinned_issuer", sa.Text(), server_default="", nullable=False),
+        sa.Column("pinned_subject", sa.Text(), server_default="", nullable=False),
+        sa.Column("version", sa.BigInteger(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("app_id", "account", "name"),
+    )

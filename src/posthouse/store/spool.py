@@ -1,0 +1,140 @@
+"""Bodies too large for the message row: sealed pieces, on disk before the row that makes the message exist."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import bindparam, delete, insert, select
+
+from .database import Database, Transaction
+from .sealing import OVERHEAD, Sealer, sync_directory
+from .tables import message, piece
+
+INLINE = 64 * 1024
+"""Octets of body that are kept in the message row."""
+PIECE = 256 * 1024
+
+
+class Spool(Protocol):
+    """A local directory beside the embedded database, or rows in PostgreSQL."""
+
+    async def write(self, message_id: str, number: int, data: bytes) -> None:
+        """Keep a piece of at most PIECE octets. Raises OSError, DatabaseUnavailable."""
+        ...
+
+    async def finish(self, message_id: str) -> None:
+        """When this returns, every piece is on disk."""
+        ...
+
+    def read(self, message_id: str, pieces: int) -> AsyncIterator[bytes]: ...
+    async def remove(self, message_id: str) -> None: ...
+    async def sweep(self, known: set[str]) -> int:
+        """Remove what belongs to none of these messages, as a crash leaves behind; how many. Only at start."""
+        ...
+
+    def free(self) -> int:
+        """Octets that can still be written, as far as is known."""
+        ...
+
+
+def _place(message_id: str, number: int) -> str:
+    return f"piece:{message_id}:{number}"
+
+
+class FileSpool:
+    """One file a message under DATA/spool: sealed pieces of PIECE octets one after the other."""
+
+    def __init__(self, directory: Path, sealer: Sealer) -> None:
+        self._directory = directory
+        self._sealer = sealer
+        directory.mkdir(mode=0o700, exist_ok=True)
+
+    def _path(self, message_id: str) -> Path:
+        return self._directory / message_id
+
+    async def write(self, message_id: str, number: int, data: bytes) -> None:
+        sealed = self._sealer.seal(data, _place(message_id, number))
+        await asyncio.to_thread(_append, self._path(message_id), sealed)
+
+    async def finish(self, message_id: str) -> None:
+        await asyncio.to_thread(_sync, self._path(message_id))
+
+    async def read(self, message_id: str, pieces: int) -> AsyncIterator[bytes]:
+        with self._path(message_id).open("rb") as file:
+            for number in range(pieces):
+                sealed = await asyncio.to_thread(file.read, PIECE + OVERHEAD)
+                yield self._sealer.open(sealed, _place(message_id, number))
+
+    async def remove(self, message_id: str) -> None:
+        self._path(message_id).unlink(missing_ok=True)
+
+    async def sweep(self, known: set[str]) -> int:
+        orphans = [path for path in self._directory.iterdir() if path.name not in known]
+        for path in orphans:
+            path.unlink(missing_ok=True)
+        return len(orphans)
+
+    def free(self) -> int:
+        return shutil.disk_usage(self._directory).free
+
+
+_insert = insert(piece).values({name: bindparam(name) for name in ("message_id", "number", "data", "created_at")})
+_piece = select(piece.c.data).where(piece.c.message_id == bindparam("wanted"), piece.c.number == bindparam("position"))
+_remove = delete(piece).where(piece.c.message_id == bindparam("wanted"))
+_orphans = delete(piece).where(
+    piece.c.created_at < bindparam("before"), piece.c.message_id.not_in(select(message.c.id))
+)
+ORPHAN_AGE = 86_400.0
+
+
+class TableSpool:
+    """Rows of the table `piece`, so that every node can read them."""
+
+    def __init__(self, database: Database, sealer: Sealer) -> None:
+        self._database = database
+        self._sealer = sealer
+
+    async def write(self, message_id: str, number: int, data: bytes) -> None:
+        sealed = self._sealer.seal(data, _place(message_id, number))
+
+        async def work(tx: Transaction) -> None:
+            await tx.run(_insert, message_id=message_id, number=number, data=sealed, created_at=await tx.now())
+
+        await self._database.write(work)
+
+    async def finish(self, message_id: str) -> None:
+        """Every piece was committed when it was written."""
+
+    async def read(self, message_id: str, pieces: int) -> AsyncIterator[bytes]:
+        for number in range(pieces):
+            row = await self._database.read(lambda tx, at=number: tx.one(_piece, wanted=message_id, position=at))  # type: ignore[misc]
+            if row is None:
+                raise OSError(f"piece {number} of {message_id} is missing")
+            yield self._sealer.open(row["data"], _place(message_id, number))
+
+    async def remove(self, message_id: str) -> None:
+        await self._database.write(lambda tx: tx.run(_remove, wanted=message_id))
+
+    async def sweep(self, known: set[str]) -> int:
+        async def work(tx: Transaction) -> int:
+            return await tx.run(_orphans, before=await tx.now() - ORPHAN_AGE)
+
+        return await self._database.write(work)
+
+    def free(self) -> int:
+        return 2**62
+
+
+def _append(path: Path, data: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(handle, "ab") as file:
+        file.write(data)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    sync_directory(path.parent)

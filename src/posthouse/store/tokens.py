@@ -1,0 +1,403 @@
+"""Tokens and grants.
+
+The serial decides who may write: the answer of a refresh goes over the serial it was made with and over no other.
+The lease decides who may send: it is taken, together with the intent to send, before anything leaves.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlalchemy import bindparam, delete, insert, literal, or_, select, update
+
+from ..model.token import Grant, Token, TokenState
+from ..secret import Secret
+from . import events
+from .database import Row, Transaction
+from .ids import new_id
+from .sealing import Sealer
+from .tables import grant, setting, token
+
+
+@dataclass(frozen=True, slots=True)
+class SettingResult:
+    """How a protocol of a mailbox fared when it was last tried. `state`: proved, refused or unreachable."""
+
+    mailbox_id: str
+    kind: str
+    state: str
+    answer: str
+    cause: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to send one refresh request for a grant; `serial` is what the answer must be written over."""
+
+    grant: Grant
+    epoch: int
+    until: float
+
+
+class _Sealed(msgspec.Struct, frozen=True, array_like=True):
+    access: str
+    refresh: str
+
+
+_token_by_id = select(token).where(token.c.id == bindparam("row_id"))
+_token_by_key = select(token).where(
+    token.c.app_id == bindparam("app"), token.c.account == bindparam("person"), token.c.name == bindparam("label")
+)
+_tokens = select(token).order_by(token.c.account, token.c.name)
+_insert_token = insert(token).values(
+    {name: bindparam(name) for name in ("id", "app_id", "account", "name", "state", "since")}
+)
+_set_state = (
+    update(token)
+    .where(token.c.id == bindparam("row_id"))
+    .values(
+        state=bindparam("new_state"),
+        reason=bindparam("new_reason"),
+        detail=bindparam("new_detail"),
+        since=bindparam("new_since"),
+        version=token.c.version + 1,
+    )
+)
+_point = (
+    update(token)
+    .where(token.c.id == bindparam("row_id"), token.c.version == bindparam("seen_version"))
+    .values(
+        serving_grant=bindparam("serving"),
+        pending_grant=bindparam("pending"),
+        pinned_issuer=bindparam("new_issuer"),
+        pinned_subject=bindparam("new_subject"),
+        version=token.c.version + 1,
+    )
+)
+_delete_token = delete(token).where(token.c.id == bindparam("row_id"))
+_grant_by_id = select(grant).where(grant.c.id == bindparam("row_id"))
+_grants_of_token = select(grant).where(grant.c.token_id == bindparam("of_token"))
+_grant_columns = (
+    "id", "token_id", "serial", "sealed", "issuer", "subject", "person", "scopes",
+    "obtained_at", "refreshed_at", "access_expires_at", "next_refresh_at",
+)  # fmt: skip
+_insert_grant = insert(grant).values({name: bindparam(name) for name in _grant_columns})
+_delete_grant = delete(grant).where(grant.c.id == bindparam("row_id"))
+_identify = (
+    update(grant)
+    .where(grant.c.id == bindparam("row_id"))
+    .values(issuer=bindparam("new_issuer"), subject=bindparam("new_subject"), person=bindparam("new_person"))
+)
+_due = (
+    select(grant.c.id)
+    .join(token, token.c.serving_grant == grant.c.id)
+    .where(grant.c.next_refresh_at <= bindparam("now"), grant.c.next_refresh_at > 0)
+    .where(token.c.state == literal(str(TokenState.ACQUIRED)))
+    .order_by(grant.c.next_refresh_at)
+    .limit(bindparam("at_most"))
+)
+_lease = (
+    update(grant)
+    .where(
+        grant.c.id == bindparam("row_id"),
+        grant.c.serial == bindparam("seen_serial"),
+        or_(grant.c.lease_until < bindparam("now"), grant.c.lease_owner == bindparam("former_owner")),
+    )
+    .values(
+        lease_owner=bindparam("owner"),
+        lease_until=bindparam("until"),
+        lease_epoch=grant.c.lease_epoch + 1,
+        intent_serial=grant.c.serial,
+        intent_at=bindparam("now"),
+    )
+    .returning(grant.c.lease_epoch)
+)
+_rotate = (
+    update(grant)
+    .where(grant.c.id == bindparam("row_id"), grant.c.serial == bindparam("seen_serial"))
+    .values(
+        serial=grant.c.serial + 1,
+        sealed=bindparam("new_sealed"),
+        previous=bindparam("new_previous"),
+        refreshed_at=bindparam("now"),
+        access_expires_at=bindparam("new_expiry"),
+        next_refresh_at=bindparam("new_next"),
+        scopes=bindparam("new_scopes"),
+        failures=0,
+        last_error="",
+        intent_serial=None,
+        lease_owner="",
+        lease_until=0.0,
+    )
+)
+_postpone = (
+    update(grant)
+    .where(grant.c.id == bindparam("row_id"), grant.c.serial == bindparam("seen_serial"))
+    .values(
+        failures=grant.c.failures + 1,
+        last_error=bindparam("error"),
+        next_refresh_at=bindparam("new_next"),
+        lease_owner="",
+        lease_until=0.0,
+    )
+)
+_answered = (
+    update(grant)
+    .where(grant.c.id == bindparam("row_id"), grant.c.serial == bindparam("seen_serial"))
+    .values(intent_serial=None)
+)
+_settings = select(setting)
+_setting_values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in ("state", "answer", "cause", "since")}
+_update_setting = (
+    update(setting)
+    .where(setting.c.mailbox_id == bindparam("mailbox"), setting.c.kind == bindparam("protocol"))
+    .values(_setting_values)
+)
+_insert_setting = insert(setting).values(
+    {"mailbox_id": bindparam("mailbox"), "kind": bindparam("protocol")} | _setting_values
+)
+
+
+async def ensure(tx: Transaction, app_id: str, account: str, name: str, now: float) -> Token:
+    """The token of (app, account, name), made as not acquired when there is none."""
+    row = await tx.one(_token_by_key, app=app_id, person=account, label=name)
+    if row is None:
+        row_id = new_id("tk")
+        await tx.run(
+            _insert_token,
+            id=row_id,
+            app_id=app_id,
+            account=account,
+            name=name,
+            state=str(TokenState.NOT_ACQUIRED),
+            since=now,
+        )
+        row = await tx.one(_token_by_id, row_id=row_id)
+    assert row is not None  # noqa: S101
+    return _token(row)
+
+
+async def get(tx: Transaction, token_id: str) -> Token | None:
+    row = await tx.one(_token_by_id, row_id=token_id)
+    return _token(row) if row else None
+
+
+async def everything(tx: Transaction) -> list[Token]:
+    return [_token(row) for row in await tx.all(_tokens)]
+
+
+async def set_state(
+    tx: Transaction, token_id: str, state: TokenState, now: float, reason: str = "", detail: str = ""
+) -> bool:
+    """Change the state and write its event; nothing happens when it is that already."""
+    row = await tx.one(_token_by_id, row_id=token_id)
+    if row is None or (row["state"], row["reason"], row["detail"]) == (str(state), reason, detail):
+        return False
+    since = row["since"] if row["state"] == str(state) else now
+    await tx.run(
+        _set_state, row_id=token_id, new_state=str(state), new_reason=reason, new_detail=detail, new_since=since
+    )
+    await events.record(tx, now, f"token.{state}", token_id, reason=reason, detail=detail, account=row["account"])
+    return True
+
+
+async def point(
+    tx: Transaction,
+    seen: Token,
+    *,
+    serving: str | None,
+    pending: str | None,
+    pinned: tuple[str, str] | None,
+) -> bool:
+    """Move the pointers, unless the token was changed since it was `seen`."""
+    issuer, subject = pinned or ("", "")
+    return bool(
+        await tx.run(
+            _point,
+            row_id=seen.id,
+            seen_version=seen.version,
+            serving=serving,
+            pending=pending,
+            new_issuer=issuer,
+            new_subject=subject,
+        )
+    )
+
+
+async def remove(tx: Transaction, token_id: str) -> None:
+    """Forget a token with all its grants."""
+    for row in await tx.all(_grants_of_token, of_token=token_id):
+        await tx.run(_delete_grant, row_id=row["id"])
+    await tx.run(_delete_token, row_id=token_id)
+
+
+async def add_grant(tx: Transaction, sealer: Sealer, new: Grant) -> None:
+    await tx.run(
+        _insert_grant,
+        id=new.id,
+        token_id=new.token_id,
+        serial=new.serial,
+        sealed=_seal(sealer, new.id, new.serial, new.access_token, new.refresh_token),
+        issuer=new.issuer,
+        subject=new.subject,
+        person=new.person,
+        scopes=" ".join(new.scopes),
+        obtained_at=new.obtained_at,
+        refreshed_at=new.refreshed_at,
+        access_expires_at=new.access_expires_at,
+        next_refresh_at=new.next_refresh_at,
+    )
+
+
+async def identify(tx: Transaction, grant_id: str, issuer: str, subject: str, person: str) -> None:
+    """Write down who gave this consent."""
+    await tx.run(_identify, row_id=grant_id, new_issuer=issuer, new_subject=subject, new_person=person)
+
+
+async def get_grant(tx: Transaction, sealer: Sealer, grant_id: str) -> Grant | None:
+    """Raises Unsealable."""
+    row = await tx.one(_grant_by_id, row_id=grant_id)
+    return _grant(row, sealer) if row else None
+
+
+async def grants_of(tx: Transaction, sealer: Sealer, token_id: str) -> list[Grant]:
+    return [_grant(row, sealer) for row in await tx.all(_grants_of_token, of_token=token_id)]
+
+
+async def remove_grant(tx: Transaction, grant_id: str) -> bool:
+    return bool(await tx.run(_delete_grant, row_id=grant_id))
+
+
+async def due(tx: Transaction, now: float, at_most: int) -> list[str]:
+    """Ids of serving grants that want a refresh, the most urgent first."""
+    return [row["id"] for row in await tx.all(_due, now=now, at_most=at_most)]
+
+
+async def lease(
+    tx: Transaction, sealer: Sealer, grant_id: str, serial: int, owner: str, seconds: float, former_owner: str
+) -> Lease | None:
+    """Take the right to refresh `serial` and write down the intent; None where another holds it or was faster.
+
+    `former_owner` is this process's own name before it was started again: its leases are taken over at once.
+    """
+    now = await tx.now()
+    got = await tx.one(
+        _lease,
+        row_id=grant_id,
+        seen_serial=serial,
+        now=now,
+        former_owner=former_owner or owner,
+        owner=owner,
+        until=now + seconds,
+    )
+    if got is None:
+        return None
+    before = await get_grant(tx, sealer, grant_id)
+    assert before is not None  # noqa: S101
+    return Lease(before, got["lease_epoch"], now + seconds)
+
+
+async def rotate(
+    tx: Transaction,
+    sealer: Sealer,
+    old: Grant,
+    *,
+    access_token: Secret,
+    refresh_token: Secret | None,
+    scopes: Sequence[str],
+    now: float,
+    expires_at: float,
+    next_refresh_at: float,
+) -> bool:
+    """Write a provider's answer over the serial it was made with. False: the grant is gone or has moved on."""
+    kept = refresh_token or old.refresh_token
+    previous = sealer.seal(old.refresh_token.reveal().encode(), _previous_place(old.id)) if old.refresh_token else None
+    return bool(
+        await tx.run(
+            _rotate,
+            row_id=old.id,
+            seen_serial=old.serial,
+            new_sealed=_seal(sealer, old.id, old.serial + 1, access_token, kept),
+            new_previous=previous,
+            now=now,
+            new_expiry=expires_at,
+            new_next=next_refresh_at,
+            new_scopes=" ".join(scopes or old.scopes),
+        )
+    )
+
+
+async def postpone(tx: Transaction, old: Grant, error: str, next_refresh_at: float, *, answered: bool) -> None:
+    """A temporary failure. `answered`: the provider spoke, so nothing was rotated behind our back."""
+    await tx.run(_postpone, row_id=old.id, seen_serial=old.serial, error=error, new_next=next_refresh_at)
+    if answered:
+        await tx.run(_answered, row_id=old.id, seen_serial=old.serial)
+
+
+async def set_result(
+    tx: Transaction, mailbox_id: str, protocol: str, state: str, now: float, answer: str = "", cause: str = ""
+) -> None:
+    """Write down how a protocol fared."""
+    values = {"new_state": state, "new_answer": answer, "new_cause": cause, "new_since": now}
+    if not await tx.run(_update_setting, mailbox=mailbox_id, protocol=protocol, **values):
+        await tx.run(_insert_setting, mailbox=mailbox_id, protocol=protocol, **values)
+
+
+async def results(tx: Transaction) -> dict[tuple[str, str], SettingResult]:
+    """By mailbox id and protocol."""
+    return {(row["mailbox_id"], row["kind"]): SettingResult(**dict(row)) for row in await tx.all(_settings)}
+
+
+def _seal(sealer: Sealer, grant_id: str, serial: int, access: Secret, refresh: Secret | None) -> bytes:
+    both = _Sealed(access.reveal(), refresh.reveal() if refresh else "")
+    return sealer.seal(msgspec.json.encode(both), f"grant:{grant_id}:{serial}")
+
+
+def _previous_place(grant_id: str) -> str:
+    return f"grant:{grant_id}:previous"
+
+
+def _token(row: Row) -> Token:
+    pinned = (row["pinned_issuer"], row["pinned_subject"]) if row["pinned_subject"] else None
+    return Token(
+        id=row["id"],
+        app_id=row["app_id"],
+        account=row["account"],
+        name=row["name"],
+        state=TokenState(row["state"]),
+        reason=row["reason"],
+        detail=row["detail"],
+        since=row["since"],
+        version=row["version"],
+        serving_grant=row["serving_grant"],
+        pending_grant=row["pending_grant"],
+        pinned=pinned,
+    )
+
+
+def _grant(row: Row, sealer: Sealer) -> Grant:
+    opened = sealer.open(row["sealed"], f"grant:{row['id']}:{row['serial']}")
+    both = msgspec.json.decode(opened, type=_Sealed)
+    previous = sealer.open(row["previous"], _previous_place(row["id"])).decode() if row["previous"] else ""
+    return Grant(
+        id=row["id"],
+        token_id=row["token_id"],
+        serial=row["serial"],
+        access_token=Secret(both.access),
+        refresh_token=Secret(both.refresh) if both.refresh else None,
+        previous_refresh_token=Secret(previous) if previous else None,
+        access_expires_at=row["access_expires_at"],
+        next_refresh_at=row["next_refresh_at"],
+        obtained_at=row["obtained_at"],
+        refreshed_at=row["refreshed_at"],
+        failures=row["failures"],
+        last_error=row["last_error"],
+        scopes=tuple(row["scopes"].split()),
+        issuer=row["issuer"],
+        subject=row["subject"],
+        person=row["person"],
+        intent_serial=row["intent_serial"],
+        intent_at=row["intent_at"],
+    )
