@@ -1,0 +1,97 @@
+"""Fault switches: what shall go wrong, where, for whom and how often. Pure; the doors ask and obey.
+
+A place is `token`, `smtp.end`, `imap.select` and so on (`PLACES`); a fault at `smtp` covers all of SMTP.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+Action = Literal["answer", "cut", "lose", "pass"]
+"""answer: with the given status, body or reply. cut: the connection, before anything is done.
+lose: do it, then cut instead of answering. pass: go on (with a delay, a slow server)."""
+
+ACTIONS: tuple[Action, ...] = get_args(Action)
+PLACES = (
+    *("discovery", "authorize", "token", "device_authorization", "device"),
+    *("jwks", "revoke", "introspect", "userinfo"),
+    *("smtp", "smtp.connect", "smtp.hello", "smtp.starttls", "smtp.auth"),
+    *("smtp.mail", "smtp.rcpt", "smtp.data", "smtp.body", "smtp.end"),
+    *("imap", "imap.connect", "imap.starttls", "imap.authenticate", "imap.list", "imap.select", "imap.status"),
+    *("imap.fetch", "imap.store", "imap.expunge", "imap.idle", "imap.command"),
+    *("pop3", "pop3.connect", "pop3.starttls", "pop3.auth", "pop3.stat"),
+    *("pop3.retr", "pop3.dele", "pop3.quit", "pop3.command"),
+)
+MOST_FAULTS = 1000
+MOST_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One switch. `person` "" means everybody; `times` 0 means until taken away; the first `skip` go well.
+
+    HTTP: `status`, `error` (an OAuth error), `body` ("html", "large" for 1 MB of JSON, or literal text),
+    `retry_after` seconds. Mail: `reply`, the literal answer or the name of one (see `answers.NAMED`).
+    """
+
+    place: str
+    action: Action
+    person: str = ""
+    times: int = 0
+    skip: int = 0
+    delay: float = 0.0
+    status: int = 503
+    error: str = "temporarily_unavailable"
+    body: str = ""
+    retry_after: int = 0
+    reply: str = ""
+    id: int = 0
+
+    def __post_init__(self) -> None:
+        if self.place not in PLACES:
+            raise ValueError(f"There is no place {self.place!r}; the places are {', '.join(PLACES)}.")
+        if self.action not in ACTIONS:
+            raise ValueError(f"There is no action {self.action!r}; the actions are {', '.join(ACTIONS)}.")
+        if not (0 <= self.delay <= MOST_SECONDS and self.times >= 0 and self.skip >= 0):
+            raise ValueError("delay, times and skip are not negative, and delay is an hour at most.")
+        if not 100 <= self.status <= 599:
+            raise ValueError("status is an HTTP status.")
+
+    def covers(self, place: str, person: str) -> bool:
+        return self.place in (place, place.partition(".")[0]) and self.person in ("", person)
+
+
+@dataclass(slots=True)
+class Faults:
+    """The switches in force, in the order they were set; the first that covers a place acts."""
+
+    active: tuple[Fault, ...] = ()
+    hits: Counter[int] = field(default_factory=Counter)
+    _last: int = 0
+
+    def add(self, fault: Fault) -> Fault:
+        """Set a switch; the answer carries its id. Raises ValueError past `MOST_FAULTS`."""
+        if len(self.active) >= MOST_FAULTS:
+            raise ValueError(f"There are {MOST_FAULTS} faults already.")
+        self._last += 1
+        fault = replace(fault, id=self._last)
+        self.active = (*self.active, fault)
+        return fault
+
+    def remove(self, id: int = 0) -> None:
+        """Take one switch away, or with 0 all of them."""
+        self.active = tuple(fault for fault in self.active if id and fault.id != id)
+
+    def take(self, place: str, person: str = "") -> Fault | None:
+        """The fault that acts now at `place`, counted; None when all goes well."""
+        if not self.active:
+            return None
+        fault = next((fault for fault in self.active if fault.covers(place, person)), None)
+        if fault is None:
+            return None
+        self.hits[fault.id] += 1
+        if self.hits[fault.id] <= fault.skip:
+            return None
+        if fault.times and self.hits[fault.id] >= fault.skip + fault.times:
+            self.remove(fault.id)
+        return fault

@@ -1,0 +1,172 @@
+"""The post office behind the mail doors: who may come in, who may send as whom, and where messages lie.
+
+Nothing leaves the machine: mail to any domain that is not the sandbox's own lies in a drop of that address.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from posthouse.protocol.sasl import Credentials
+
+from .grants import Ledger
+from .settings import MAIL_SCOPE, Person, SandboxSettings
+
+DOORS = ("smtp", "imap", "pop3")
+EVERYBODY = ""
+MOST_DROPS = 10_000
+MOST_LISTED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one person may do at once; 0 means without limit. `challenge`: see `SandboxSettings`."""
+
+    connections: int = 0
+    messages_per_minute: int = 0
+    message_size: int = 36_700_160
+    challenge: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who came in (an address, "" for a program by itself) and whose mailbox is open."""
+
+    person: str
+    mailbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    sender: str
+    message: bytes
+
+
+@dataclass(slots=True)
+class PostOffice:
+    settings: SandboxSettings
+    ledger: Ledger
+    limits: Limits
+    clock: Callable[[], float] = time.time
+    off: dict[str, set[str]] = field(default_factory=lambda: {door: set() for door in DOORS})
+    received: Counter[str] = field(default_factory=Counter)
+    sent: Counter[str] = field(default_factory=Counter)
+    logins: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    open: Counter[str] = field(default_factory=Counter)
+    drops: dict[str, deque[Delivered]] = field(default_factory=dict)
+    _recent: dict[str, deque[float]] = field(default_factory=dict)
+    _people: dict[str, Person] = field(init=False)
+    _names: dict[str, Person] = field(init=False)
+    _senders: dict[str, frozenset[str]] = field(init=False)
+    _mailboxes: frozenset[str] = field(init=False)
+    _domains: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        people = self.settings.people
+        self._people = {person.address.lower(): person for person in people}
+        self._names = {person.username.lower(): person for person in people} | self._people
+        self._senders = {
+            person.address: frozenset(a.lower() for a in (person.address, *person.send_as)) for person in people
+        }
+        self._mailboxes = frozenset([*self._people, *(address.lower() for address in self.settings.shared)])
+        self._domains = frozenset(address.rpartition("@")[2] for address in self._mailboxes)
+
+    # Coming in
+
+    def admit(self, door: str, credentials: Credentials) -> Login | None:
+        """Whoever shows a live access token for mail, at a mailbox of theirs; None is a refusal."""
+        login = self._login(door, credentials)
+        (self.refused if login is None else self.logins)[door] += 1
+        return login
+
+    def _login(self, door: str, credentials: Credentials) -> Login | None:
+        access = self.ledger.look_up(credentials.secret.reveal(), self.clock())
+        if access is None or MAIL_SCOPE not in access.consent.scopes:
+            return None
+        user = credentials.user.lower() or access.consent.person.lower()
+        if not access.consent.person:
+            return Login("", user) if user in self._mailboxes else None
+        person = self._people[access.consent.person.lower()]
+        if self._names.get(user) is person:
+            return Login(person.address, person.address.lower())
+        shared = door != "smtp" and user in (address.lower() for address in person.full_access)
+        return Login(person.address, user) if shared else None
+
+    def is_off(self, door: str, mailbox: str) -> str:
+        """Whether an administrator switched `door` off: "tenant", "mailbox", or "" when it is on."""
+        if not self.off[door]:
+            return ""
+        if EVERYBODY in self.off[door]:
+            return "tenant"
+        return "mailbox" if mailbox in self.off[door] else ""
+
+    def switch(self, door: str, person: str, *, on: bool) -> None:
+        """Switch a protocol for a mailbox, or with "" for all."""
+        (self.off[door].discard if on else self.off[door].add)(person.lower())
+
+    def too_many(self, mailbox: str) -> bool:
+        """More connections of this mailbox submit at once than are allowed."""
+        return 0 < self.limits.connections < self.open[mailbox]
+
+    def too_fast(self, mailbox: str) -> bool:
+        """Counts a message about to be sent; True when it is one too many for this minute."""
+        if not self.limits.messages_per_minute:
+            return False
+        now, recent = self.clock(), self._recent.setdefault(mailbox, deque())
+        while recent and recent[0] <= now - 60:
+            recent.popleft()
+        if len(recent) >= self.limits.messages_per_minute:
+            return True
+        recent.append(now)
+        return False
+
+    # Sending
+
+    def may_send_as(self, login: Login, sender: str) -> bool:
+        if not login.person:
+            return sender.lower() == login.mailbox
+        return sender.lower() in self._senders[login.person]
+
+    def takes(self, recipient: str) -> bool:
+        """Every address elsewhere, and those mailboxes that exist here."""
+        return self.knows(recipient) or recipient.lower().rpartition("@")[2] not in self._domains
+
+    def knows(self, address: str) -> bool:
+        return address.lower() in self._mailboxes
+
+    def put(self, recipient: str, sender: str, message: bytes) -> None:
+        """Deliver. The oldest goes where a drop is full."""
+        address = recipient.lower()
+        self.received[address] += 1
+        drop = self.drops.get(address)
+        if drop is None:
+            if len(self.drops) >= MOST_DROPS:
+                del self.drops[next(iter(self.drops))]
+            drop = self.drops[address] = deque(maxlen=self.settings.kept_messages)
+        drop.append(Delivered(sender, message))
+
+    # Looking in from the control door
+
+    def list_messages(self, address: str) -> list[dict[str, Any]]:
+        drop = list(self.drops.get(address.lower(), ()))[-MOST_LISTED:]
+        return [{"sender": d.sender, "size": len(d.message), "text": d.message.decode(errors="replace")} for d in drop]
+
+    def counts(self) -> dict[str, Any]:
+        return {
+            "received": dict(self.received),
+            "sent": dict(self.sent),
+            "logins": dict(self.logins),
+            "refused_logins": dict(self.refused),
+            "connections": dict(+self.open),
+        }
+
+    def reset(self) -> None:
+        for counter in (self.received, self.sent, self.logins, self.refused):
+            counter.clear()
+        for people in self.off.values():
+            people.clear()
+        self.drops.clear()
+        self._recent.clear()

@@ -1,0 +1,85 @@
+"""What a sandbox is made of: people who sign in, programs that may ask, ports, lifetimes and habits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from posthouse.secret import Secret
+
+MAIL_SCOPE = "mail"
+SCOPES = ("openid", "email", "profile", "offline_access", MAIL_SCOPE)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Someone with a mailbox. `signs_in_as` is the name at the provider (left out: the address);
+    `send_as` are further addresses allowed as sender, `full_access` shared mailboxes that may be read."""
+
+    address: str
+    name: str = ""
+    signs_in_as: str = ""
+    send_as: tuple[str, ...] = ()
+    full_access: tuple[str, ...] = ()
+
+    @property
+    def username(self) -> str:
+        return self.signs_in_as or self.address
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """An app registration. Without a secret it is public. A redirect URL on loopback matches at any port."""
+
+    id: str
+    secret: Secret | None = None
+    redirect_uris: tuple[str, ...] = ("http://localhost/oauth/callback", "http://127.0.0.1/oauth/callback")
+
+
+SHARED = "support@sandbox.example"
+PEOPLE = (
+    Person("alice@sandbox.example", "Alice Adams", send_as=(SHARED,), full_access=(SHARED,)),
+    Person("bob@sandbox.example", "Bob Brown"),
+)
+CLIENTS = (
+    Client("posthouse"),
+    Client("posthouse-office", Secret("a secret for trying out")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSettings:
+    """Port 0 lets the system choose. Lifetimes are in seconds, sizes in octets; a limit of 0 means none.
+
+    `rotate`: each refresh gives a new refresh token and ends the old one; `punish_reuse`: an ended one that
+    comes back revokes the whole grant; `old_tokens_serve`: ended ones go on working, as at Microsoft.
+    `openid`: identity tokens are issued. `challenge`: a refused OAuth login gets the JSON challenge first,
+    as at Google (RFC 7628 section 3.2.2), otherwise the refusal at once, as at Microsoft.
+    """
+
+    directory: Path
+    host: str = "127.0.0.1"
+    http_port: int = 0
+    control_port: int = 0
+    smtp_port: int = 0
+    smtps_port: int = 0
+    imap_port: int = 0
+    imaps_port: int = 0
+    pop3_port: int = 0
+    pop3s_port: int = 0
+    people: tuple[Person, ...] = PEOPLE
+    shared: tuple[str, ...] = (SHARED,)
+    clients: tuple[Client, ...] = CLIENTS
+    access_token_lifetime: float = 3600.0
+    code_lifetime: float = 600.0
+    device_lifetime: float = 900.0
+    device_interval: int = 1
+    rotate: bool = True
+    punish_reuse: bool = True
+    old_tokens_serve: bool = False
+    openid: bool = True
+    challenge: bool = True
+    mechanisms: tuple[str, ...] = ("XOAUTH2", "OAUTHBEARER")
+    message_size: int = 36_700_160
+    connections: int = 0
+    messages_per_minute: int = 0
+    kept_messages: int = 10_000
+    kept_octets: int = 256 * 1024 * 1024
