@@ -1,0 +1,265 @@
+"""Every provider file is whole, and apply files say all that is wrong with them at once."""
+
+from typing import Any
+
+import pytest
+
+from posthouse.model.endpoint import Endpoint, parse_endpoint
+from posthouse.oauth.endpoints import endpoints_of
+from posthouse.problems import ProblemError
+from posthouse.providers.applied import from_apply
+from posthouse.providers.provider import PROTOCOLS, Provider, built_in, scopes_for, user_name
+from posthouse.providers.sizes import parse_size
+from posthouse.providers.urls import why_unusable
+
+ALL = sorted(built_in().values(), key=lambda provider: provider.name)
+WITH_OAUTH = [provider for provider in ALL if provider.has_oauth]
+
+
+def named(provider: Provider) -> str:
+    return provider.name
+
+
+def test_the_known_providers_are_there() -> None:
+    microsoft = {"microsoft", "microsoft-gcc-high", "microsoft-dod", "microsoft-21vianet", "outlook"}
+    others = {"google", "yahoo", "aol", "fastmail", "mailru", "yandex", "icloud"}
+    assert set(built_in()) == microsoft | others
+
+
+@pytest.mark.parametrize("provider", ALL, ids=named)
+def test_every_provider_sends_and_receives(provider: Provider) -> None:
+    assert provider.title
+    assert provider.smtp is not None
+    assert provider.imap is not None
+    assert all(server.tls != "plain" for name in PROTOCOLS if (server := provider.endpoint(name)))
+
+
+@pytest.mark.parametrize("provider", WITH_OAUTH, ids=named)
+def test_every_sign_in_is_encrypted_and_whole(provider: Provider) -> None:
+    endpoints = endpoints_of(provider)
+    urls = [value for name in endpoints.__slots__ if name.endswith("_url") and (value := getattr(endpoints, name))]
+    assert endpoints.authorize_url in urls
+    assert all(url.startswith("https://") and not why_unusable(url) and "{" not in url for url in urls)
+
+
+@pytest.mark.parametrize("provider", WITH_OAUTH, ids=named)
+def test_every_protocol_with_a_server_has_scopes(provider: Provider) -> None:
+    for name in PROTOCOLS:
+        if provider.endpoint(name):
+            assert getattr(provider.delegated, name), name
+
+
+def test_what_a_microsoft_sign_in_asks_for() -> None:
+    assert scopes_for(built_in()["microsoft"], ["smtp", "imap"]) == (
+        "https://outlook.office.com/SMTP.Send",
+        "https://outlook.office.com/IMAP.AccessAsUser.All",
+        "offline_access",
+        "openid",
+        "profile",
+        "email",
+    )
+    assert scopes_for(built_in()["microsoft"], ["smtp", "imap"], app_only=True) == (
+        "https://outlook.office365.com/.default",
+    )
+
+
+def test_a_scope_is_asked_for_once() -> None:
+    assert scopes_for(built_in()["google"], PROTOCOLS).count("https://mail.google.com/") == 1
+
+
+def test_identity_is_asked_for_where_it_is_offered() -> None:
+    fastmail = built_in()["fastmail"]
+    assert "openid" not in scopes_for(fastmail, ["smtp"])
+    assert scopes_for(fastmail, ["smtp"], offered=["email", "openid", "phone"])[-2:] == ("openid", "email")
+
+
+@pytest.mark.parametrize(
+    ("provider", "protocol", "app_only", "expected"),
+    [
+        ("microsoft", "imap", False, "support@example.com"),
+        ("microsoft", "smtp", False, "alice@example.com"),
+        ("microsoft", "smtp", True, "support@example.com"),
+        ("google", "imap", False, "alice@example.com"),
+        ("google", "smtp", True, "support@example.com"),
+    ],
+)
+def test_who_logs_in_at_a_shared_mailbox(provider: str, protocol: Any, app_only: bool, expected: str) -> None:
+    names = {"account": "alice@example.com", "mailbox": "support@example.com"}
+    assert user_name(built_in()[provider], protocol, app_only=app_only, **names) == expected
+
+
+def test_the_limits_that_pacing_depends_on() -> None:
+    microsoft, google = built_in()["microsoft"].limits, built_in()["google"].limits
+    assert (microsoft.connections, microsoft.messages_per_minute, microsoft.recipients_per_day) == (3, 30, 10000)
+    assert (google.imap_connections, google.recipients_per_message) == (15, 100)
+    assert built_in()["microsoft"].lifetimes.idle_refresh_token_days == 90
+
+
+GIVEN: dict[str, Any] = {
+    "name": "example",
+    "issuer": "https://id.example.com",
+    "ca_file": "ca.pem",
+    "scopes": ["mail", "offline_access"],
+    "smtp": "mail.example.com:587 starttls",
+    "imap": "mail.example.com:993 tls",
+    "pop3": "mail.example.com:995 tls",
+    "limits": {"connections": 3, "messages_per_minute": 30, "recipients_per_day": 10000, "size": "35 MB"},
+}
+
+
+def test_the_table_of_the_contract_is_a_provider() -> None:
+    provider = from_apply(GIVEN)
+    assert provider.smtp == Endpoint("mail.example.com", 587, "starttls")
+    assert provider.limits.size == 35 * 1024 * 1024
+    assert provider.limits.connections == 3
+    assert (provider.issuer, provider.ca_file) == ("https://id.example.com", "ca.pem")
+    assert scopes_for(provider, ["smtp", "imap"], offered=["openid", "email"]) == (
+        "mail",
+        "offline_access",
+        "openid",
+        "email",
+    )
+
+
+def test_a_built_in_name_changes_only_what_is_given() -> None:
+    provider = from_apply({"name": "google", "limits": {"messages_per_day": 2000}})
+    assert provider.limits.messages_per_day == 2000
+    assert provider.token_url == built_in()["google"].token_url
+
+
+def test_explicit_addresses_do_instead_of_an_issuer() -> None:
+    table = {
+        "name": "x",
+        "device_url": "http://127.0.0.1:9/device",
+        "token_url": "http://127.0.0.1:9/token",
+        "smtp": "[::1]:587 plain",
+    }
+    provider = from_apply(table)
+    assert provider.has_oauth
+    assert provider.smtp == Endpoint("::1", 587, "plain")
+
+
+@pytest.mark.parametrize(
+    ("changes", "id", "place"),
+    [
+        ({"name": ""}, "provider.name", "provider.name"),
+        ({"name": 5}, "provider.text", "provider.name"),
+        ({"issuer": "http://id.example.com"}, "provider.url", "provider.issuer"),
+        ({"jwks_url": "ftp://id.example.com"}, "provider.url", "provider.jwks_url"),
+        ({"smtp": "mail.example.com"}, "endpoint.unreadable", "provider.smtp"),
+        ({"imap": 993}, "endpoint.unreadable", "provider.imap"),
+        ({"scopes": "mail"}, "provider.scopes", "provider.scopes"),
+        ({"scopes": ["two words"]}, "provider.scopes", "provider.scopes"),
+        ({"limits": 5}, "provider.limits", "provider.limits"),
+        ({"limits": {"connections": 0}}, "provider.count", "provider.limits.connections"),
+        ({"limits": {"connections": True}}, "provider.count", "provider.limits.connections"),
+        ({"limits": {"size": "35 elephants"}}, "size.unreadable", "provider.limits.size"),
+        ({"limits": {"conections": 3}}, "provider.unknown-key", "provider.limits.conections"),
+        ({"imap4": "x"}, "provider.unknown-key", "provider.imap4"),
+        ({"issuer": "", "token_url": "https://id.example.com/t"}, "provider.sign-in", "provider.issuer"),
+    ],
+)
+def test_each_mistake_has_its_problem_and_place(changes: dict[str, Any], id: str, place: str) -> None:
+    with pytest.raises(ProblemError) as caught:
+        from_apply(GIVEN | changes)
+    assert [(problem.id, problem.where) for problem in caught.value.problems] == [(id, place)]
+
+
+def test_a_provider_without_servers_is_of_no_use() -> None:
+    with pytest.raises(ProblemError, match="No mail server"):
+        from_apply({"name": "x", "issuer": "https://id.example.com"})
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    wrong = {"name": "", "issuer": "id.example.com", "smtp": "?", "scopes": 1, "limits": {"size": -1}, "hots": 1}
+    with pytest.raises(ProblemError) as caught:
+        from_apply(wrong, "provider 2")
+    assert len(caught.value.problems) == 6
+    assert all(problem.where.startswith("provider 2.") for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mail.example.com:587 starttls", Endpoint("mail.example.com", 587, "starttls")),
+        ("  Mail.Example.COM.:993   tls ", Endpoint("mail.example.com", 993, "tls")),
+        ("mail.example.com:465", Endpoint("mail.example.com", 465, "tls")),
+        ("mail.example.com:143", Endpoint("mail.example.com", 143, "starttls")),
+        ("127.0.0.1:2525 plain", Endpoint("127.0.0.1", 2525, "plain")),
+        ("[2001:DB8::1]:25 plain", Endpoint("2001:db8::1", 25, "plain")),
+        ("bücher.example:587 tls", Endpoint("xn--bcher-kva.example", 587, "tls")),
+        ("mail_1.internal:587 tls", Endpoint("mail_1.internal", 587, "tls")),
+    ],
+)
+def test_servers_as_people_write_them(text: str, expected: Endpoint) -> None:
+    assert parse_endpoint(text) == expected
+    assert parse_endpoint(str(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "mail.example.com",
+        ":587 tls",
+        "mail.example.com:0 tls",
+        "mail.example.com:65536 tls",
+        "mail.example.com:٥٨٧ tls",
+        "mail.example.com:2525",
+        "mail.example.com:587 ssl",
+        "mail.example.com:587 tls now",
+        "mail..example.com:587 tls",
+        "-mail.example.com:587 tls",
+        "mail.exa\x00mple.com:587 tls",
+        "mail/../x:587 tls",
+        "user@mail:587 tls",
+        "[::1:587 tls",
+        "[nonsense]:587 tls",
+        "2001:db8::1:587 tls",
+        f"{'a' * 300}:587 tls",
+    ],
+)
+def test_what_is_no_server(text: str) -> None:
+    with pytest.raises(ProblemError) as caught:
+        parse_endpoint(text, "smtp")
+    assert caught.value.problems[0].where == "smtp"
+
+
+@pytest.mark.parametrize(
+    ("value", "octets"), [(500, 500), ("500", 500), ("35 MB", 36700160), ("1gb", 1024**3), ("10 KB", 10240)]
+)
+def test_sizes(value: object, octets: int) -> None:
+    assert parse_size(value) == octets
+
+
+@pytest.mark.parametrize("value", [0, -1, True, None, 3.5, "", "MB", "0", "1 TB", "1" * 40])
+def test_what_is_no_size(value: object) -> None:
+    with pytest.raises(ProblemError):
+        parse_size(value)
+
+
+@pytest.mark.parametrize(
+    ("url", "usable"),
+    [
+        ("https://id.example.com/token", True),
+        ("https://id.example.com:8443/token?x=1", True),
+        ("http://localhost:8480/x", True),
+        ("http://127.0.0.1/x", True),
+        ("http://[::1]:1/x", True),
+        ("http://id.example.com/token", False),
+        ("http://localhost.example.com/", False),
+        ("http://127.0.0.1.example.com/", False),
+        ("https://user@id.example.com/", False),
+        ("https://id.example.com/#x", False),
+        ("https://id.example.com\\@evil.example/", False),
+        ("https://id.example.com/\r\nHost: x", False),
+        ("https:///token", False),
+        ("https://id.example.com:99999/", False),
+        ("https://[::1/", False),
+        ("javascript:alert(1)", False),
+        ("", False),
+        ("https://id.example.com/" + "x" * 3000, False),
+    ],
+)
+def test_which_sign_in_addresses_are_used(url: str, usable: bool) -> None:
+    assert (why_unusable(url) == "") == usable
