@@ -85,9 +85,7 @@ def read_challenge(challenge: bytes) -> str:
     return octets.decode(errors="replace")
 
 
-def pick_mechanism(
-    offered: Iterable[str], allowed: tuple[str, ...] = ("XOAUTH2", "OAUTHBEARER")
-) -> str | None:
+def pick_mechanism(offered: Iterable[str], allowed: tuple[str, ...] = ("XOAUTH2", "OAUTHBEARER")) -> str | None:
     """The first of `allowed` that the server offers, or None."""
     names = {name.upper() for name in offered}
     return next((name for name in allowed if name in names), None)
@@ -128,6 +126,11 @@ def decode_oauthbearer(message: bytes) -> Credentials:
         case _:
             raise BadExchange("the response does not begin with a proper header")
     return Credentials("OAUTHBEARER", _name(name), _bearer(_fields(rest)))
+
+
+def challenge(text: str) -> bytes:
+    """A challenge in base64, such as the JSON that tells why a token was refused (RFC 7628 section 3.2.2)."""
+    return base64.b64encode(text.encode())
 
 
 class OneResponse:
