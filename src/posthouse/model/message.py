@@ -41,7 +41,7 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """What was accepted. `head` is what the gateway puts in front; `body` the rest, or None where it is in pieces."""
+    """What was accepted. `body` is sealed: all of it, or just its header where the rest lies in `pieces`."""
 
     id: str
     mailbox_id: str
@@ -50,8 +50,7 @@ class NewMessage:
     message_id: str
     subject: str
     size: int
-    head: bytes = field(repr=False)
-    body: bytes | None = field(repr=False)
+    body: bytes = field(repr=False)
     pieces: int = 0
 
 
@@ -71,8 +70,7 @@ class QueuedMessage:
     attempts: int
     created_at: float
     deadline_at: float
-    head: bytes = field(repr=False)
-    body: bytes | None = field(repr=False)
+    body: bytes = field(repr=False)
     pieces: int = 0
 
     @property

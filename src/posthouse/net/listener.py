@@ -16,9 +16,7 @@ OnCrash = Callable[[BaseException], None]
 class Listener:
     """One listening socket. Connections past `limit`, or `limit_per_peer` from one address, are closed."""
 
-    def __init__(
-        self, handler: Handler, *, limit: int, limit_per_peer: int, on_crash: OnCrash | None
-    ) -> None:
+    def __init__(self, handler: Handler, *, limit: int, limit_per_peer: int, on_crash: OnCrash | None) -> None:
         self._handler = handler
         self._limit = limit
         self._limit_per_peer = limit_per_peer
@@ -104,9 +102,9 @@ class Listener:
 
 def bound_socket(host: str, port: int) -> socket.socket:
     """A bound, non-blocking stream socket for an address of either family. Raises OSError."""
-    family, kind, number, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+        0
+    ]
     listening = socket.socket(family, kind, number)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

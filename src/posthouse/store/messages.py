@@ -49,7 +49,7 @@ class Claim:
 
 _fields = (
     "id", "mailbox_id", "device", "sender", "recipients", "message_id", "subject", "size", "smtputf8", "eight_bit",
-    "head", "body", "pieces", "created_at", "deadline_at", "next_at",
+    "body", "pieces", "created_at", "deadline_at", "next_at",
 )  # fmt: skip
 _insert = insert(message).values({name: bindparam(name) for name in _fields} | {"state": QUEUED, "stage": ""})
 _exists = select(message.c.id).where(message.c.id == bindparam("row_id"))
@@ -148,7 +148,7 @@ _remove = (
 _counts = select(message.c.mailbox_id, message.c.state, func.count().label("count")).group_by(
     message.c.mailbox_id, message.c.state
 )
-_columns = [column for column in message.c if column.name not in ("body", "head")]
+_columns = [column for column in message.c if column.name != "body"]
 _page = select(*_columns).where(message.c.id < bindparam("before")).order_by(message.c.id.desc()).limit(200)
 _page_of_state = (
     select(*_columns)
@@ -174,7 +174,6 @@ async def accept(tx: Transaction, new: NewMessage, now: float, deadline_at: floa
         size=new.size,
         smtputf8=int(new.envelope.smtputf8),
         eight_bit=int(new.envelope.eight_bit),
-        head=new.head,
         body=new.body,
         pieces=new.pieces,
         created_at=now,
@@ -369,7 +368,6 @@ def _queued(row: Row) -> QueuedMessage:
         attempts=row["attempts"],
         created_at=row["created_at"],
         deadline_at=row["deadline_at"],
-        head=row["head"],
         body=row["body"],
         pieces=row["pieces"],
     )

@@ -209,7 +209,6 @@ message = Table(
     _number("size"),
     _number("smtputf8"),
     _number("eight_bit"),
-    _bytes("head"),
     _bytes("body"),
     _number("pieces"),
     _time("created_at"),

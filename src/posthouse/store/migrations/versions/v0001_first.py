@@ -154,7 +154,6 @@ def upgrade() -> None:
         sa.Column("size", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("smtputf8", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("eight_bit", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("head", sa.LargeBinary(), nullable=True),
         sa.Column("body", sa.LargeBinary(), nullable=True),
         sa.Column("pieces", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("created_at", sa.Double(), server_default="0", nullable=False),

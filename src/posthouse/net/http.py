@@ -1,0 +1,66 @@
+"""The only place that speaks HTTP as a client: one request of the flows, one bounded answer."""
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import httpx2
+
+from posthouse.model.outcome import Unreachable
+from posthouse.oauth.message import MAX_ANSWER, Answer, Request
+
+from .connect import client_context
+
+
+class HttpClient:
+    """Keeps connections to the providers; follows no redirects; `proxy` and the rest as the environment says."""
+
+    def __init__(self) -> None:
+        self._clients: dict[str, httpx2.AsyncClient] = {}
+
+    async def ask(self, request: Request, *, deadline: float, ca_file: str = "") -> Answer | Unreachable:
+        """Send `request` and read the answer within `deadline` seconds, from connect to the last octet."""
+        sent = False
+        try:
+            async with asyncio.timeout(deadline):
+                client = self._client(ca_file)
+                content = request.body() if request.method == "POST" else None
+                headers = request.header_texts()
+                if content is not None:
+                    headers["Content-Type"] = "application/x-www-form-urlencoded"
+                sent = True
+                async with client.stream(request.method, request.url, headers=headers, content=content) as response:
+                    return Answer(response.status_code, dict(response.headers), await _bounded(response))
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as cause:
+            return Unreachable(f"no connection: {_plain(cause)}")
+        except TimeoutError:
+            return Unreachable("no answer in time", outcome_unknown=sent)
+        except (httpx2.HTTPError, httpx2.InvalidURL, ssl.SSLError) as cause:
+            return Unreachable(f"no answer: {_plain(cause)}", outcome_unknown=sent)
+
+    def _client(self, ca_file: str) -> httpx2.AsyncClient:
+        if ca_file not in self._clients:
+            context = client_context(Path(ca_file) if ca_file else None)
+            limits = httpx2.Limits(max_connections=200, max_keepalive_connections=40)
+            self._clients[ca_file] = httpx2.AsyncClient(
+                verify=context, follow_redirects=False, timeout=None, limits=limits
+            )
+        return self._clients[ca_file]
+
+    async def close(self) -> None:
+        for client in self._clients.values():
+            await client.aclose()
+        self._clients.clear()
+
+
+async def _bounded(response: httpx2.Response) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_ANSWER:
+            break
+    return bytes(body[: MAX_ANSWER + 1])
+
+
+def _plain(cause: Exception) -> str:
+    return (str(cause) or type(cause).__name__)[:200]

@@ -1,0 +1,111 @@
+"""Checking the passwords of devices: generated ones by a keyed hash, chosen ones by argon2, slowly and remembered."""
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+
+from posthouse.model.device import Device, login_names
+from posthouse.secret import Secret
+from posthouse.services.clock import Clock
+from posthouse.services.directory import Directory
+from posthouse.store.sealing import Sealer
+
+REMEMBER = 600.0
+"""Seconds that a chosen password need not be checked again."""
+REMEMBERED = 10_000
+WAITING = 100
+"""Chosen passwords that may wait to be checked at once."""
+_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
+
+
+class LoginsBusy(Exception):
+    """Too many chosen passwords are being checked; come back later."""
+
+
+class DeviceLogins:
+    """Knows who a device is; knows nothing that could open a token."""
+
+    def __init__(self, directory: Directory, sealer: Sealer, clock: Clock) -> None:
+        self._directory = directory
+        self._key = sealer.derive("device passwords")
+        self._clock = clock
+        self._remembered: dict[bytes, float] = {}
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="posthouse-password")
+        self._waiting = 0
+
+    async def check(self, login: str, password: Secret, peer: str, protocol: str) -> tuple[Device, str] | None:
+        """The device that logs in with this password, and the mailbox address it names or "". Raises LoginsBusy."""
+        name, mailbox = login_names(login)
+        for device in self._candidates(name, mailbox):
+            allowed = protocol in device.settings.protocols and device.admits(peer)
+            if allowed and await self._fits(device, password):
+                return device, mailbox
+        return None
+
+    def _candidates(self, name: str, mailbox: str) -> list[Device]:
+        devices = self._directory.now.devices_by_name
+        if name:
+            named = devices.get(name.casefold())
+            return [named] if named else []
+        return [device for device in devices.values() if mailbox.casefold() in device.settings.mailboxes]
+
+    async def _fits(self, device: Device, password: Secret) -> bool:
+        kind, _, rest = device.password_hash.partition(":")
+        digest = self._digest(password)
+        if kind == "generated":
+            return hmac.compare_digest(rest, digest.hex())
+        return kind == "chosen" and await self._fits_slowly(device, rest, password, digest)
+
+    async def _fits_slowly(self, device: Device, hashed: str, password: Secret, digest: bytes) -> bool:
+        known = hashlib.sha256(f"{device.id}\0{hashed}\0".encode() + digest).digest()
+        if self._remembered.get(known, 0.0) > self._clock():
+            return True
+        if self._waiting >= WAITING:
+            raise LoginsBusy
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            right = await loop.run_in_executor(self._pool, _verify, hashed, password)
+        finally:
+            self._waiting -= 1
+        if right:
+            self._remember(known)
+        return right
+
+    def _remember(self, known: bytes) -> None:
+        if len(self._remembered) >= REMEMBERED:
+            self._remembered.clear()
+        self._remembered[known] = self._clock() + REMEMBER
+
+    def hash_generated(self, password: Secret) -> str:
+        return f"generated:{self._digest(password).hex()}"
+
+    def _digest(self, password: Secret) -> bytes:
+        return hmac.digest(self._key, password.reveal().encode(), "sha256")
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False)
+
+
+def hash_chosen(password: Secret) -> str:
+    """A password that a person chose; takes a tenth of a second on purpose."""
+    from argon2 import PasswordHasher
+
+    return f"chosen:{PasswordHasher().hash(password.reveal())}"
+
+
+def generate_password() -> Secret:
+    """Sixteen letters and digits that cannot be mistaken for one another, for a keypad: 79 bits."""
+    return Secret("".join(secrets.choice(_LETTERS) for _ in range(16)))
+
+
+def _verify(hashed: str, password: Secret) -> bool:
+    from argon2 import PasswordHasher
+    from argon2.exceptions import Argon2Error, InvalidHashError
+
+    try:
+        return PasswordHasher().verify(hashed, password.reveal())
+    except (Argon2Error, InvalidHashError):
+        return False

@@ -1,0 +1,109 @@
+"""What is configured, in memory: looked up for every connection, so it must not cost a trip to the database.
+
+A snapshot is never changed; when the configuration's generation has grown, a new one takes its place.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from posthouse.model.device import Device
+from posthouse.model.endpoint import Endpoint, parse_endpoint
+from posthouse.model.mailbox import Mailbox, Protocol, fold
+from posthouse.oauth.client import Client
+from posthouse.providers.applied import from_apply
+from posthouse.providers.provider import Provider, built_in
+from posthouse.store import configuration
+from posthouse.store.configuration import Configuration, StoredApp
+from posthouse.store.opening import Store
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The configuration at one moment, with the ways people and devices look for things in it."""
+
+    configuration: Configuration
+    providers: dict[str, Provider] = field(default_factory=dict)
+
+    @cached_property
+    def by_address(self) -> dict[str, Mailbox]:
+        return {mailbox.address: mailbox for mailbox in self.configuration.mailboxes.values()}
+
+    @cached_property
+    def devices_by_name(self) -> dict[str, Device]:
+        return {device.name.casefold(): device for device in self.configuration.devices.values()}
+
+    @cached_property
+    def apps_by_name(self) -> dict[str, StoredApp]:
+        return {app.name: app for app in self.configuration.apps.values()}
+
+    @property
+    def mailboxes(self) -> dict[str, Mailbox]:
+        """By id."""
+        return self.configuration.mailboxes
+
+    def mailbox(self, name: str) -> Mailbox | None:
+        """By id or by address."""
+        return self.mailboxes.get(name) or self.by_address.get(fold(name))
+
+    @property
+    def default_mailbox(self) -> Mailbox | None:
+        chosen = next((mailbox for mailbox in self.mailboxes.values() if mailbox.default), None)
+        only = next(iter(self.mailboxes.values())) if len(self.mailboxes) == 1 else None
+        return chosen or only
+
+    def app_of(self, mailbox: Mailbox) -> StoredApp | None:
+        return self.configuration.apps.get(mailbox.app_id or "")
+
+    def provider_of(self, mailbox: Mailbox) -> Provider | None:
+        app = self.app_of(mailbox)
+        return self.providers.get(app.provider) if app else None
+
+    def endpoint(self, mailbox: Mailbox, protocol: Protocol) -> Endpoint | None:
+        """The mailbox's own server for a protocol, else the provider's."""
+        own: str = getattr(mailbox.settings, protocol)
+        provider = self.provider_of(mailbox)
+        return parse_endpoint(own) if own else provider.endpoint(protocol) if provider else None
+
+    def user(self, mailbox: Mailbox, protocol: Protocol) -> str:
+        """The name to log in with: the mailbox's own, else by the provider's rule (reference, section 6)."""
+        own: str = getattr(mailbox.settings, f"{protocol}_user")
+        provider = self.provider_of(mailbox)
+        rule = getattr(provider.user_names, protocol) if provider else "account"
+        return own or (mailbox.address if rule == "mailbox" else mailbox.account)
+
+    def mailboxes_of_token(self, token_id: str) -> list[Mailbox]:
+        return [mailbox for mailbox in self.mailboxes.values() if mailbox.token_id == token_id]
+
+
+class Directory:
+    """Holds the newest snapshot."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._listeners: list[Callable[[], None]] = []
+        self.now = Snapshot(Configuration(-1, {}, {}, {}, {}))
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever a new snapshot has taken the place of the old one."""
+        self._listeners.append(listener)
+
+    async def refresh(self) -> bool:
+        """Look whether the configuration has changed, and read it if so."""
+        if await self._store.database.read(configuration.generation) == self.now.configuration.generation:
+            return False
+        loaded = await self._store.database.read(configuration.load)
+        self.now = Snapshot(loaded, _providers(loaded))
+        for listener in self._listeners:
+            listener()
+        return True
+
+    def client(self, app: StoredApp) -> Client:
+        """The app registration as the flows need it. Raises Unsealable."""
+        secret = configuration.app_secret(self._store.sealer, app)
+        return Client(app.client_id, "post" if secret else "none", secret)
+
+
+def _providers(loaded: Configuration) -> dict[str, Provider]:
+    own = {name: from_apply(stored.document) for name, stored in loaded.providers.items()}
+    return {**built_in(), **own}

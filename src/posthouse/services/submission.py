@@ -1,0 +1,306 @@
+"""Accepting mail from devices: who is this, which mailbox, may it send as this, is it on disk, then 250."""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from email.utils import format_datetime
+from typing import Any
+
+import structlog
+
+from posthouse.model.device import Device
+from posthouse.model.headers import HEADER_LIMIT, BadHeader, Head, SenderChange, complete, split
+from posthouse.model.mailbox import Mailbox, fold
+from posthouse.model.message import DEADLINE, Envelope, NewMessage
+from posthouse.model.sender import NotAllowed, check_sender, choose_mailbox, permitted_senders
+from posthouse.net.channel import Channel
+from posthouse.net.drive import flush, next_event
+from posthouse.protocol import smtp_reply as replies
+from posthouse.protocol.smtp_reply import Reply
+from posthouse.protocol.smtp_server import (
+    Authenticate,
+    BodyChunk,
+    BodyEnd,
+    DataBegun,
+    Ended,
+    MailFrom,
+    RcptTo,
+    Reset,
+    ServerPolicy,
+    SmtpServer,
+    StartTls,
+)
+from posthouse.services.clock import Clock, as_datetime
+from posthouse.services.device_login import DeviceLogins, LoginsBusy
+from posthouse.services.directory import Directory
+from posthouse.store import messages
+from posthouse.store.database import CommitUnknown, DatabaseUnavailable
+from posthouse.store.ids import new_message_id
+from posthouse.store.opening import Store
+from posthouse.store.spool import INLINE, PIECE
+
+IDLE = 300.0
+"""Seconds a client may be silent (RFC 5321 section 4.5.3.2.7)."""
+RESERVE = 64 * 1024 * 1024
+"""Octets of disk that are left free; with less, mail is not taken."""
+
+log = structlog.get_logger("submission")
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """How one listener takes mail: the engine's policy, and the context for STARTTLS."""
+
+    policy: ServerPolicy
+    start_tls: Callable[[Channel], Awaitable[None]] | None = None
+
+
+@dataclass(slots=True)
+class Submission:
+    """`accepted(mailbox_id)` is called when a message is on disk."""
+
+    store: Store
+    directory: Directory
+    logins: DeviceLogins
+    clock: Clock
+    hostname: str
+    accepted: Callable[[str], None]
+
+    async def serve(self, channel: Channel, door: Door) -> None:
+        """Talk with one client until it goes."""
+        await _Conversation(self, channel, door).run()
+
+    def has_space(self) -> bool:
+        return self.store.spool.free() > RESERVE
+
+    async def accept(self, new: NewMessage) -> bool:
+        """Whether the message is on disk now. Raises DatabaseUnavailable."""
+        now = self.clock()
+        try:
+            await self.store.database.write(lambda tx: messages.accept(tx, new, now, now + DEADLINE))
+        except CommitUnknown:
+            return await self.store.database.read(lambda tx: messages.exists(tx, new.id))
+        return True
+
+
+@dataclass(slots=True)
+class _Mail:
+    """One message that is coming in. What is past the header is kept here up to INLINE, then spooled in pieces."""
+
+    mailbox: Mailbox
+    sender: str
+    smtputf8: bool
+    eight_bit: bool
+    id: str = field(default_factory=new_message_id)
+    recipients: list[str] = field(default_factory=list)
+    head: Head | None = None
+    data: bytearray = field(default_factory=bytearray)
+    pieces: int = 0
+    size: int = 0
+    refusal: Reply | None = None
+
+
+class _Conversation:
+    def __init__(self, service: Submission, channel: Channel, door: Door) -> None:
+        self._service = service
+        self._channel = channel
+        self._door = door
+        self._engine = SmtpServer(door.policy)
+        self._device: Device | None = None
+        self._named = ""
+        self._mail: _Mail | None = None
+        self._answers: dict[type[Any], Callable[[Any], Awaitable[None]]] = {
+            StartTls: self._start_tls,
+            Authenticate: self._authenticate,
+            MailFrom: self._mail_from,
+            RcptTo: self._rcpt_to,
+            DataBegun: self._data_begun,
+            BodyChunk: self._body_chunk,
+            BodyEnd: self._body_end,
+            Reset: self._reset,
+        }
+
+    async def run(self) -> None:
+        try:
+            while not isinstance(event := await next_event(self._engine, self._channel, IDLE), Ended):
+                answer = self._answers.get(type(event))
+                if answer is not None:
+                    await answer(event)
+        except TimeoutError:
+            self._channel.write(replies.TIMED_OUT.encode())
+        finally:
+            await self._drop_mail()
+        await flush(self._engine, self._channel, IDLE)
+
+    async def _start_tls(self, _: StartTls) -> None:
+        if self._door.start_tls is None:
+            self._engine.reply(replies.TLS_UNAVAILABLE)
+            return
+        self._engine.reply(replies.READY_FOR_TLS)
+        self._channel.write(self._engine.data_to_send())
+        await self._door.start_tls(self._channel)
+        self._engine.tls_started()
+
+    async def _authenticate(self, event: Authenticate) -> None:
+        credentials = event.credentials
+        try:
+            found = await self._service.logins.check(credentials.user, credentials.secret, self._channel.peer, "smtp")
+        except LoginsBusy:
+            self._engine.reply(replies.CANNOT_CHECK_PASSWORD)
+            return
+        if found is None:
+            log.info("login refused", user=credentials.user[:100], peer=self._channel.peer)
+            self._engine.reply(replies.WRONG_PASSWORD)
+            return
+        self._device, self._named = found
+        self._engine.reply(replies.AUTHENTICATED)
+
+    async def _mail_from(self, event: MailFrom) -> None:
+        await self._drop_mail()
+        device = self._device
+        if device is None:
+            self._engine.reply(Reply(530, "5.7.0", "Authentication comes first"))
+            return
+        mailbox = choose_mailbox(device, self._named, event.address, self._service.directory.now.by_address)
+        wrong = mailbox if isinstance(mailbox, NotAllowed) else check_sender(device, mailbox, event.address)
+        if wrong is not None or isinstance(mailbox, NotAllowed):
+            sentence = wrong.sentence if wrong else ""
+            log.info("sender refused", device=device.name, sender=event.address[:254], why=sentence)
+            self._engine.reply(Reply(550, "5.7.1", sentence))
+            return
+        eight_bit = event.body == "8BITMIME"
+        self._mail = _Mail(mailbox, _envelope_sender(mailbox, event.address), event.smtputf8, eight_bit)
+        self._engine.reply(replies.SENDER_OK)
+
+    async def _rcpt_to(self, event: RcptTo) -> None:
+        if not self._service.has_space():
+            self._engine.reply(replies.STORAGE_FULL)
+        elif self._mail is not None:
+            self._mail.recipients.append(event.address)
+            self._engine.reply(replies.RECIPIENT_OK)
+
+    async def _data_begun(self, _: DataBegun) -> None:
+        self._engine.reply(replies.GO_AHEAD if self._service.has_space() else replies.STORAGE_FULL)
+
+    async def _body_chunk(self, event: BodyChunk) -> None:
+        mail = self._mail
+        if mail is None or mail.refusal is not None:
+            return
+        mail.data += event.data
+        if mail.head is None:
+            self._take_header(mail)
+        if mail.head is not None and (mail.pieces or len(mail.data) > INLINE):
+            await self._spool(mail)
+
+    def _take_header(self, mail: _Mail, *, last: bool = False) -> None:
+        """Cut the header off once it is complete, and make of it what will be sent."""
+        end = split(mail.data)
+        if end < 0 and last:
+            mail.data += b"\r\n"
+            end = len(mail.data)
+        if end < 0:
+            if len(mail.data) > HEADER_LIMIT:
+                mail.refusal = Reply(552, "5.3.4", "The header of the message is too large")
+            return
+        given = bytes(mail.data[:end])
+        del mail.data[:end]
+        try:
+            mail.head = self._complete(mail, given)
+        except BadHeader as bad:
+            mail.refusal = Reply(554, "5.6.0", str(bad))
+
+    def _complete(self, mail: _Mail, given: bytes) -> Head:
+        service, settings = self._service, mail.mailbox.settings
+        now = as_datetime(service.clock())
+        domain = mail.mailbox.address.rpartition("@")[2]
+        change = None
+        if settings.sender == "automatic":
+            change = SenderChange(settings.sender_address or mail.mailbox.address, settings.sender_name)
+        secured = "ESMTPSA" if self._engine.tls else "ESMTPA"
+        head = complete(
+            given,
+            received=f"by {service.hostname} (Posthouse) with {secured} id {mail.id}; {format_datetime(now)}",
+            new_message_id=f"<{mail.id}.{secrets.token_hex(4)}@{domain}>",
+            now=now,
+            change=change,
+        )
+        if change is None and head.sender and fold(head.sender) not in permitted_senders(mail.mailbox):
+            raise BadHeader(f"From must be {mail.mailbox.address}")
+        return head
+
+    async def _spool(self, mail: _Mail, *, rest: bool = False) -> None:
+        """Write full pieces, and at the end the rest. The disk's refusal becomes the message's."""
+        try:
+            while len(mail.data) >= PIECE or (rest and mail.data):
+                piece = bytes(mail.data[:PIECE])
+                del mail.data[:PIECE]
+                await self._service.store.spool.write(mail.id, mail.pieces, piece)
+                mail.pieces += 1
+        except (OSError, DatabaseUnavailable, CommitUnknown) as cause:
+            log.error("message not spooled", message=mail.id, cause=str(cause))
+            mail.refusal = replies.STORAGE_FULL
+
+    async def _body_end(self, event: BodyEnd) -> None:
+        mail, device = self._mail, self._device
+        if mail is None or device is None:
+            self._engine.reply(replies.LOCAL_ERROR)
+            return
+        mail.size = event.size
+        refusal = await self._keep(mail, device)
+        if refusal is None:
+            self._mail = None
+            self._service.accepted(mail.mailbox.id)
+            refusal = Reply(250, "2.0.0", f"Queued as {mail.id}")
+        self._engine.reply(refusal)
+        await self._drop_mail()
+
+    async def _keep(self, mail: _Mail, device: Device) -> Reply | None:
+        """Put the message on disk; the refusal if that could not be done."""
+        if mail.head is None and mail.refusal is None:
+            self._take_header(mail, last=True)
+        if mail.refusal is None and mail.pieces:
+            await self._spool(mail, rest=True)
+        if mail.refusal is not None or mail.head is None:
+            return mail.refusal or replies.LOCAL_ERROR
+        try:
+            if mail.pieces:
+                await self._service.store.spool.finish(mail.id)
+            stored = await self._service.accept(_new_message(mail, mail.head, device, self._service.store))
+        except (OSError, DatabaseUnavailable, CommitUnknown) as cause:
+            log.error("message not stored", message=mail.id, cause=str(cause))
+            return replies.LOCAL_ERROR
+        return None if stored else replies.LOCAL_ERROR
+
+    async def _reset(self, event: Reset) -> None:
+        if event.refusal is not None:
+            log.info("message refused", peer=self._channel.peer, answer=str(event.refusal))
+        await self._drop_mail()
+
+    async def _drop_mail(self) -> None:
+        """Forget what was not accepted, with what of it lies in the spool."""
+        mail, self._mail = self._mail, None
+        if mail is not None and mail.pieces:
+            await self._service.store.spool.remove(mail.id)
+
+
+def _envelope_sender(mailbox: Mailbox, given: str) -> str:
+    if mailbox.settings.sender == "automatic" and given:
+        return mailbox.settings.sender_address or mailbox.address
+    return given
+
+
+def _new_message(mail: _Mail, head: Head, device: Device, store: Store) -> NewMessage:
+    """A small message is sealed in one; of a large one the header, its pieces being sealed already."""
+    whole = not mail.pieces
+    first = head.octets + bytes(mail.data) if whole else head.octets
+    return NewMessage(
+        id=mail.id,
+        mailbox_id=mail.mailbox.id,
+        device=device.name,
+        envelope=Envelope(mail.sender, tuple(mail.recipients), mail.smtputf8, mail.eight_bit),
+        message_id=head.message_id,
+        subject=head.subject,
+        size=mail.size,
+        body=store.sealer.seal(first, f"message:{mail.id}"),
+        pieces=mail.pieces,
+    )

@@ -1,0 +1,262 @@
+"""posthouse.toml and the environment, read into frozen settings; every mistake is reported at once."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+from urllib.parse import urlsplit
+
+from posthouse.model.mailbox import is_address
+from posthouse.problems import Problem, ProblemError, problem
+
+Security = Literal["plain", "starttls", "tls"]
+PLACES = (Path("posthouse.toml"), Path("/etc/posthouse/posthouse.toml"))
+_LISTEN = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>\d{1,5})(?P<words>(?:\s+\w+)*)")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAt:
+    """`lane`: devices without a login are let in, fenced by their networks. `proxy`: PROXY protocol is read."""
+
+    host: str
+    port: int
+    security: Security = "plain"
+    lane: bool = False
+    proxy: bool = False
+
+    @property
+    def loopback(self) -> bool:
+        return self.host in LOOPBACK or self.host.startswith("127.")
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The process. `external_url` is never empty; `database` is empty for the embedded one."""
+
+    data: Path
+    external_url: str
+    database: str = ""
+    administrator: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    web: ListenAt = ListenAt("127.0.0.1", 8480)
+    smtp: tuple[ListenAt, ...] = (ListenAt("127.0.0.1", 1587),)
+    imap: tuple[ListenAt, ...] = (ListenAt("127.0.0.1", 1993),)
+    pop3: tuple[ListenAt, ...] = (ListenAt("127.0.0.1", 1995),)
+    certificate: Path | None = None
+    key: Path | None = None
+    notices_mailbox: str = ""
+    notices_webhook: str = field(default="", repr=False)
+    log_level: str = "info"
+    source: Path | None = None
+
+    @property
+    def redirect_url(self) -> str:
+        return f"{self.external_url}/oauth/callback"
+
+    @property
+    def secure_cookies(self) -> bool:
+        return self.external_url.startswith("https://")
+
+
+def find_file(option: Path | None, environment: Mapping[str, str]) -> Path | None:
+    """The configuration file: --config, POSTHOUSE_CONFIG, then the usual places. Raises ProblemError."""
+    named = option or (Path(environment["POSTHOUSE_CONFIG"]) if environment.get("POSTHOUSE_CONFIG") else None)
+    if named is not None:
+        if not named.is_file():
+            raise problem("config.missing", f"There is no configuration file {named}.", status=64)
+        return named
+    return next((place for place in PLACES if place.is_file()), None)
+
+
+def read_settings(option: Path | None, environment: Mapping[str, str]) -> Settings:
+    """Settings from the file that is found and from POSTHOUSE_… variables, which win. Raises ProblemError."""
+    path = find_file(option, environment)
+    table = _parse(path) if path else {}
+    reading = _Reading(table, str(path or "environment"))
+    settings = _read(reading, path, environment)
+    if reading.problems:
+        raise ProblemError(*reading.problems, status=64)
+    return settings
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
+        raise problem("config.unreadable", f"{path} is not valid TOML: {cause}.", status=64) from None
+    except OSError as cause:
+        raise problem("config.unreadable", f"{path} cannot be read: {cause.strerror}.", status=64) from None
+
+
+def _read(reading: "_Reading", path: Path | None, environment: Mapping[str, str]) -> Settings:
+    reading.override(environment)
+    reading.refuse_unknown("", {"external_url", "data", "database", "administrator", "trusted_proxies", "log_level",
+                                "listen", "tls", "notices"})  # fmt: skip
+    listen, tls, notices = (reading.section(name) for name in ("listen", "tls", "notices"))
+    listen.refuse_unknown("listen.", {"web", "smtp", "imap", "pop3"})
+    tls.refuse_unknown("tls.", {"certificate", "key"})
+    notices.refuse_unknown("notices.", {"mailbox", "webhook"})
+    web = listen.places("web", (ListenAt("127.0.0.1", 8480),))[0]
+    settings = Settings(
+        data=_data(reading, path),
+        external_url=_external_url(reading, web),
+        database=_database(reading),
+        administrator=_administrator(reading),
+        trusted_proxies=tuple(reading.texts("trusted_proxies")),
+        web=web,
+        smtp=listen.places("smtp", (ListenAt("127.0.0.1", 1587),)),
+        imap=listen.places("imap", (ListenAt("127.0.0.1", 1993),)),
+        pop3=listen.places("pop3", (ListenAt("127.0.0.1", 1995),)),
+        certificate=tls.path("certificate"),
+        key=tls.path("key"),
+        notices_mailbox=notices.text("mailbox"),
+        notices_webhook=notices.text("webhook"),
+        log_level=_log_level(reading),
+        source=path,
+    )
+    _check_tls(reading, settings)
+    return settings
+
+
+def _data(reading: "_Reading", path: Path | None) -> Path:
+    if named := reading.text("data"):
+        return Path(named)
+    in_etc = path is not None and path.resolve().is_relative_to("/etc")
+    return Path("/var/lib/posthouse") if in_etc else Path("posthouse-data")
+
+
+def _external_url(reading: "_Reading", web: ListenAt) -> str:
+    url = reading.text("external_url").rstrip("/")
+    if not url:
+        return f"http://localhost:{web.port}"
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        reading.complain("external_url", f"{url!r} is not an address of a page.", 'Write "https://mail.example.com".')
+    return url
+
+
+def _database(reading: "_Reading") -> str:
+    url = reading.text("database")
+    if url and not url.startswith(("postgresql://", "postgres://")):
+        reading.complain(
+            "database", "Only postgresql:// addresses are understood.", "Leave it out for the embedded one."
+        )
+    return url
+
+
+def _administrator(reading: "_Reading") -> str:
+    address = reading.text("administrator")
+    if address and not is_address(address):
+        reading.complain("administrator", f"{address!r} is not an e-mail address.")
+    return address
+
+
+def _log_level(reading: "_Reading") -> str:
+    level = reading.text("log_level") or "info"
+    if level not in ("debug", "info", "warning", "error"):
+        reading.complain("log_level", f"{level!r} is not a level.", "Write debug, info, warning or error.")
+    return level
+
+
+def _check_tls(reading: "_Reading", settings: Settings) -> None:
+    if (settings.certificate is None) != (settings.key is None):
+        reading.complain("tls", "certificate and key belong together: one of them is missing.")
+    has_tls = settings.certificate is not None
+    for name in ("smtp", "imap", "pop3"):
+        for place in getattr(settings, name):
+            if place.security != "plain" and not has_tls:
+                reading.complain(f"listen.{name}", f"{place} offers TLS, but there is no certificate.", "Add [tls].")
+            if place.security == "plain" and not place.loopback and not place.lane:
+                reading.complain(
+                    f"listen.{name}",
+                    f"{place} would take passwords in the clear over the network.",
+                    "Write starttls or tls behind it, or lane for devices that cannot.",
+                )
+
+
+@dataclass(slots=True)
+class _Reading:
+    table: dict[str, Any]
+    source: str
+    problems: list[Problem] = field(default_factory=list)
+    prefix: str = ""
+
+    def complain(self, key: str, sentence: str, hint: str = "") -> None:
+        self.problems.append(Problem("config.wrong", sentence, hint, f"{self.source}, {self.prefix}{key}"))
+
+    def override(self, environment: Mapping[str, str]) -> None:
+        """POSTHOUSE_DATA, POSTHOUSE_LISTEN_SMTP and so on; several places are separated by commas."""
+        for name in ("external_url", "data", "database", "administrator", "log_level"):
+            if value := environment.get(f"POSTHOUSE_{name.upper()}"):
+                self.table[name] = value
+        for section, names in (("listen", ("web", "smtp", "imap", "pop3")), ("tls", ("certificate", "key"))):
+            for name in names:
+                value = environment.get(f"POSTHOUSE_{section}_{name}".upper())
+                if value is None:
+                    continue
+                several = [part.strip() for part in value.split(",") if part.strip()]
+                self.table.setdefault(section, {})[name] = several if section == "listen" else value
+
+    def section(self, name: str) -> "_Reading":
+        found = self.table.get(name, {})
+        if not isinstance(found, dict):
+            self.complain(name, f"[{name}] has to be a table.")
+            found = {}
+        return _Reading(found, self.source, self.problems, f"{name}.")
+
+    def refuse_unknown(self, prefix: str, known: set[str]) -> None:
+        for key in self.table:
+            if key not in known:
+                hint = f"Known here: {', '.join(sorted(known))}."
+                self.problems.append(Problem("config.unknown", f"{prefix}{key} is not a setting.", hint, self.source))
+
+    def text(self, key: str) -> str:
+        value = self.table.get(key, "")
+        if not isinstance(value, str):
+            self.complain(key, f"{key} has to be text in quotes.")
+            return ""
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        value = self.table.get(key, [])
+        if isinstance(value, str):
+            return [value]
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.complain(key, f'{key} has to be text, or a list such as ["…"].')
+            return []
+        return value
+
+    def path(self, key: str) -> Path | None:
+        text = self.text(key)
+        if text and not Path(text).is_file():
+            self.complain(key, f"There is no file {text}.")
+            return None
+        return Path(text) if text else None
+
+    def places(self, key: str, default: tuple[ListenAt, ...]) -> tuple[ListenAt, ...]:
+        if key not in self.table:
+            return default
+        found = [place for text in self.texts(key) if (place := self._place(key, text)) is not None]
+        return tuple(found) if found or key != "web" else default
+
+    def _place(self, key: str, text: str) -> ListenAt | None:
+        match = _LISTEN.fullmatch(text.strip())
+        words = set((match["words"] or "").split()) if match else set()
+        if match is None or words - {"plain", "starttls", "tls", "lane", "proxy"} or int(match["port"]) > 65535:
+            self.complain(key, f"{text!r} is not a place to listen at.", 'Write "127.0.0.1:1587 plain".')
+            return None
+        security = next((word for word in ("tls", "starttls") if word in words), "plain")
+        return ListenAt(
+            match["six"] or match["host"],
+            int(match["port"]),
+            cast(Security, security),
+            "lane" in words,
+            "proxy" in words,
+        )
