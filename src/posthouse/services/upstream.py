@@ -1,0 +1,186 @@
+"""A conversation with the provider's submission server, from connecting to being logged in, and message by message."""
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar, cast
+
+from posthouse.model.endpoint import Endpoint
+from posthouse.model.message import QueuedMessage
+from posthouse.net.channel import Channel
+from posthouse.net.connect import ConnectFailed, client_context, connect, upgrade
+from posthouse.net.drive import flush, next_event
+from posthouse.protocol.sasl import pick_mechanism
+from posthouse.protocol.smtp_client import (
+    Answered,
+    Authenticated,
+    AuthRefused,
+    Disconnected,
+    EnvelopeAnswered,
+    Event,
+    MessageAnswered,
+    ProtocolError,
+    Ready,
+    Refused,
+    ServerClosing,
+    SmtpClient,
+    Stage,
+    StartTls,
+)
+from posthouse.protocol.smtp_reply import Reply
+from posthouse.secret import Secret
+
+E = TypeVar("E", bound=Event)
+BODY_TIMEOUT = 600.0
+"""Seconds to wait for the verdict after the end of a message (RFC 5321 section 4.5.3.2.6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """`mechanisms` are the ones that fit the secret, the best first."""
+
+    user: str
+    secret: Secret = field(repr=False)
+    mechanisms: tuple[str, ...]
+
+
+class UpstreamFailed(Exception):
+    """`stage`: name, connect, tls, time, greeting, login or lost. `reply` is the server's, where it said something.
+
+    `unknown`: the end of a message had been sent and was not answered, so nobody knows whether it was taken.
+    """
+
+    def __init__(
+        self, stage: str, text: str, *, reply: Reply | None = None, challenge: str = "", unknown: bool = False
+    ) -> None:
+        super().__init__(text)
+        self.stage = stage
+        self.text = text
+        self.reply = reply
+        self.challenge = challenge
+        self.unknown = unknown
+
+
+@dataclass(slots=True)
+class SmtpSession:
+    """A logged-in connection. `serial` is that of the access token it was opened with, `messages` what it carried."""
+
+    channel: Channel
+    engine: SmtpClient
+    timeout: float
+    serial: int | None = None
+    opened_at: float = 0.0
+    messages: int = 0
+
+    @property
+    def usable(self) -> bool:
+        return not self.engine.closed and not self.channel.ended and self.engine.stage is Stage.READY
+
+    async def expect(self, kind: type[E], timeout: float | None = None) -> E:
+        """The next event, which has to be of this kind. Raises UpstreamFailed."""
+        try:
+            event = await next_event(self.engine, self.channel, timeout or self.timeout)
+        except TimeoutError:
+            unknown = self.engine.stage is Stage.BODY_SENT
+            raise UpstreamFailed("time", "the server did not answer in time", unknown=unknown) from None
+        if isinstance(event, kind):
+            return event
+        raise _failure(cast(Event, event))
+
+    async def noop(self) -> Reply:
+        """One cheap command after the login. Raises UpstreamFailed."""
+        self.engine.noop()
+        return (await self.expect(Answered)).reply
+
+    async def send(
+        self,
+        message: QueuedMessage,
+        parts: AsyncIterator[bytes],
+        before_end: Callable[[], Awaitable[bool]],
+    ) -> tuple[EnvelopeAnswered, Reply | None]:
+        """Hand a message over. `before_end` is waited for before the end of the message is sent; False stops it.
+
+        The reply is None where no recipient was accepted. Raises UpstreamFailed, ChannelClosed, TimeoutError.
+        """
+        self.engine.send_envelope(
+            message.sender, message.waiting, message.size, smtputf8=message.smtputf8, eight_bit=message.eight_bit
+        )
+        envelope = await self.expect(EnvelopeAnswered)
+        if not envelope.go_ahead:
+            return envelope, None
+        async for part in parts:
+            self.engine.send_body(part)
+            await flush(self.engine, self.channel, self.timeout)
+        if not await before_end():
+            self.channel.abort()
+            raise UpstreamFailed("lost", "the mailbox has gone to another node")
+        self.engine.end_body()
+        verdict = await self.expect(MessageAnswered, BODY_TIMEOUT)
+        self.messages += 1
+        return envelope, verdict.reply
+
+    def close(self) -> None:
+        """Say goodbye without waiting for the answer."""
+        if self.usable:
+            self.engine.quit()
+            self.channel.write(self.engine.data_to_send())
+        self.channel.close()
+
+
+async def open_smtp(
+    endpoint: Endpoint, login: Login, *, hostname: str, ca_file: str = "", timeout: float = 30.0
+) -> SmtpSession:
+    """Connect, start TLS, log in. Raises UpstreamFailed."""
+    context = client_context(Path(ca_file) if ca_file else None)
+    try:
+        channel = await connect(endpoint, context, timeout)
+    except ConnectFailed as failed:
+        raise UpstreamFailed(failed.stage, failed.text) from None
+    engine = SmtpClient(
+        hostname,
+        tls=endpoint.tls == "tls",
+        want_starttls=endpoint.tls == "starttls",
+        server=endpoint.host,
+        port=endpoint.port,
+    )
+    session = SmtpSession(channel, engine, timeout)
+    try:
+        await _prepare(session, endpoint, context, login)
+    except BaseException:
+        channel.abort()
+        raise
+    return session
+
+
+async def _prepare(session: SmtpSession, endpoint: Endpoint, context: ssl.SSLContext, login: Login) -> None:
+    if endpoint.tls == "starttls":
+        await session.expect(StartTls)
+        try:
+            await upgrade(session.channel, endpoint, context, session.timeout)
+        except ConnectFailed as failed:
+            raise UpstreamFailed(failed.stage, failed.text) from None
+        session.engine.tls_started()
+    await session.expect(Ready)
+    mechanism = pick_mechanism(session.engine.auth_mechanisms, login.mechanisms)
+    if mechanism is None:
+        offered = " ".join(session.engine.auth_mechanisms) or "no login at all"
+        raise UpstreamFailed("login", f"{endpoint.host} offers {offered}, needed is {' or '.join(login.mechanisms)}")
+    session.engine.authenticate(mechanism, login.user, login.secret)
+    await session.expect(Authenticated)
+
+
+def _failure(event: Event) -> UpstreamFailed:
+    match event:
+        case AuthRefused(reply, challenge):
+            return UpstreamFailed("login", str(reply), reply=reply, challenge=challenge)
+        case Refused(text, reply):
+            return UpstreamFailed("greeting", str(reply) if reply else text, reply=reply)
+        case ServerClosing(reply, _):
+            return UpstreamFailed("lost", str(reply), reply=reply)
+        case Disconnected(stage):
+            unknown = stage is Stage.BODY_SENT
+            return UpstreamFailed("lost", f"the server broke off while {stage.value}", unknown=unknown)
+        case ProtocolError(text, stage):
+            return UpstreamFailed("lost", text, unknown=stage is Stage.BODY_SENT)
+    return UpstreamFailed("lost", f"unexpected: {type(event).__name__}")
