@@ -15,6 +15,7 @@ SMTP_DISABLED_MAILBOX = (
 SMTP_NO_PASSWORDS = "535 5.7.139 Authentication unsuccessful, basic authentication is disabled."
 SMTP_BASIC_RETIRED = "550 5.7.30 Basic authentication is not supported for Client Submission."
 SMTP_REFUSED = "535 5.7.3 Authentication unsuccessful"
+SMTP_TLS_NEEDED = "451 5.7.3 STARTTLS is required to send mail"
 SMTP_NOT_AUTHENTICATED = "530 5.7.57 Client not authenticated to send mail."
 SMTP_MAY_NOT_SEND_AS = "550 5.7.60 SMTP; Client does not have permissions to send as this sender"
 SMTP_SEND_AS_DENIED = (
@@ -38,12 +39,13 @@ SMTP_QUOTA = (
 )
 SMTP_MAILBOX_FULL = "554 5.2.2 mailbox full; STOREDRV.Submission.Exception:QuotaExceededException"
 SMTP_TOO_LARGE = "552 5.3.4 Message size exceeds fixed limit"
-SMTP_UNKNOWN_RECIPIENT = "550 5.1.1 {recipient}: no such person or mailbox in this sandbox"
+SMTP_UNKNOWN_RECIPIENT = "550 5.1.1 There is no such person or mailbox in this sandbox"
 SMTP_CLOSING = "421 4.3.2 Service not available, closing transmission channel"
 
 IMAP_REFUSED = "AUTHENTICATE failed."
 IMAP_LOGIN_REFUSED = "LOGIN failed."
 IMAP_NOT_CONNECTED = "User is authenticated but not connected."
+IMAP_TOO_MANY = "Too many simultaneous connections. (Failure)"
 IMAP_THROTTLED = "Request is throttled. Suggested Backoff Time: 89000 milliseconds"
 IMAP_UNAVAILABLE = "Server Unavailable. 15"
 IMAP_BYE = "Connection closed. 14"

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from joserfc.jwk import RSAKey
 
-from posthouse.net.listener import Listener, bound_socket
+from posthouse.net.listener import Handler, Listener, bound_socket
 from posthouse.secret import Secret
 
 from .certificates import AUTHORITY, server_context, write_private
@@ -22,13 +22,16 @@ from .control import Control
 from .faults import Faults
 from .grants import Ledger, Rules
 from .identity import signing_key
+from .imap import ImapDoor
 from .pages import page
 from .post import Limits, PostOffice
 from .serving import HttpServer
 from .settings import SandboxSettings
 from .signin import SignIn
+from .smtp import SmtpDoor
 
 DESCRIPTION = "sandbox.json"
+MOST_CONNECTIONS = 20_000
 CONTROL_KEY = "control.key"
 
 
@@ -113,7 +116,26 @@ class Sandbox:
         return self._sockets[-1]
 
     async def _open_mail(self, context: ssl.SSLContext, http: int, control: int) -> Ports:
-        return Ports(http, control, 0, 0, 0, 0, 0, 0)
+        settings = self.settings
+        self.post.issuer = self.issuer
+        smtp, smtps = (SmtpDoor(self.post, self.faults, context, tls_first) for tls_first in (False, True))
+        imap, imaps = (ImapDoor(self.post, self.faults, context, tls_first) for tls_first in (False, True))
+        return Ports(
+            http,
+            control,
+            await self._listen(settings.smtp_port, smtp.serve),
+            await self._listen(settings.smtps_port, smtps.serve, context),
+            await self._listen(settings.imap_port, imap.serve),
+            await self._listen(settings.imaps_port, imaps.serve, context),
+            0,
+            0,
+        )
+
+    async def _listen(self, port: int, handler: Handler, tls: ssl.SSLContext | None = None) -> int:
+        most = MOST_CONNECTIONS
+        listener = await Listener.open(self.settings.host, port, handler, tls=tls, limit=most, limit_per_peer=most)
+        self._listeners.append(listener)
+        return listener.port
 
     @property
     def ca_file(self) -> Path:
@@ -174,4 +196,10 @@ def _rules(settings: SandboxSettings) -> Rules:
 
 
 def _limits(settings: SandboxSettings) -> Limits:
-    return Limits(settings.connections, settings.messages_per_minute, settings.message_size, settings.challenge)
+    return Limits(
+        settings.connections,
+        settings.reading_connections,
+        settings.messages_per_minute,
+        settings.message_size,
+        settings.challenge,
+    )

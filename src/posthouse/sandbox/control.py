@@ -57,6 +57,7 @@ class Control:
                     door("rules", self.rules),
                     door("protocols", self.protocols),
                     door("approve", self.approve),
+                    door("grant", self.grant),
                     door("revoke", self.revoke),
                     door("expire", self.expire),
                     door("deliver", self.deliver),
@@ -119,6 +120,12 @@ class Control:
             return {"url": self.signin.consent(asked, person)}
         self.signin.answer_device(str(values.get("user_code", "")), person)
         return {}
+
+    def grant(self, values: Values) -> Values:
+        """`person` and `client` -> `access_token` and `refresh_token`, without any flow."""
+        issued = self.signin.grant(str(values.get("person", "")), str(values.get("client", "posthouse")))
+        refresh_token = issued.refresh_token.reveal() if issued.refresh_token else ""
+        return {"access_token": issued.access_token.reveal(), "refresh_token": refresh_token}
 
     def revoke(self, values: Values) -> Values:
         """`person`, or nothing for everybody -> `grants` that were ended."""

@@ -3,9 +3,12 @@
 A place is `token`, `smtp.end`, `imap.select` and so on (`PLACES`); a fault at `smtp` covers all of SMTP.
 """
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
+
+from .answers import NAMED
 
 Action = Literal["answer", "cut", "lose", "pass"]
 """answer: with the given status, body or reply. cut: the connection, before anything is done.
@@ -22,6 +25,16 @@ PLACES = (
     *("pop3", "pop3.connect", "pop3.starttls", "pop3.auth", "pop3.stat"),
     *("pop3.retr", "pop3.dele", "pop3.quit", "pop3.command"),
 )
+REPLIES = {
+    "smtp": re.compile(r"[2-5][0-9][0-9] [ -~]+"),
+    "imap": re.compile(r"(?:OK|NO|BAD|BYE) [ -~]+"),
+    "pop3": re.compile(r"(?:\+OK|-ERR)(?: [ -~]+)?"),
+}
+TEMPORARY = {
+    "smtp": NAMED["smtp-server-error"],
+    "imap": NAMED["imap-unavailable"],
+    "pop3": NAMED["pop3-temporary"],
+}
 MOST_FAULTS = 1000
 MOST_SECONDS = 3600
 
@@ -54,11 +67,25 @@ class Fault:
             raise ValueError(f"There is no action {self.action!r}; the actions are {', '.join(ACTIONS)}.")
         if not (0 <= self.delay <= MOST_SECONDS and self.times >= 0 and self.skip >= 0):
             raise ValueError("delay, times and skip are not negative, and delay is an hour at most.")
-        if not 100 <= self.status <= 599:
+        if not 200 <= self.status <= 599:
             raise ValueError("status is an HTTP status.")
+        wanted = REPLIES.get(self.protocol)
+        if wanted and self.reply and not wanted.fullmatch(self.literal):
+            raise ValueError(f"This is no answer of {self.protocol}: {self.reply!r}.")
 
-    def covers(self, place: str, person: str) -> bool:
-        return self.place in (place, place.partition(".")[0]) and self.person in ("", person)
+    @property
+    def protocol(self) -> str:
+        return self.place.partition(".")[0]
+
+    @property
+    def literal(self) -> str:
+        """The reply in its own words; where none was asked for, one that says to try again later."""
+        return NAMED.get(self.reply, self.reply) or TEMPORARY.get(self.protocol, "")
+
+    def covers(self, place: str, people: tuple[str, ...]) -> bool:
+        if self.place not in (place, place.partition(".")[0]):
+            return False
+        return not self.person or self.person.lower() in people
 
 
 @dataclass(slots=True)
@@ -82,11 +109,12 @@ class Faults:
         """Take one switch away, or with 0 all of them."""
         self.active = tuple(fault for fault in self.active if id and fault.id != id)
 
-    def take(self, place: str, person: str = "") -> Fault | None:
-        """The fault that acts now at `place`, counted; None when all goes well."""
+    def take(self, place: str, *people: str) -> Fault | None:
+        """The fault that acts now at `place` for one of `people` (addresses), counted; None when all is well."""
         if not self.active:
             return None
-        fault = next((fault for fault in self.active if fault.covers(place, person)), None)
+        lowered = tuple(person.lower() for person in people)
+        fault = next((fault for fault in self.active if fault.covers(place, lowered)), None)
         if fault is None:
             return None
         self.hits[fault.id] += 1

@@ -147,7 +147,7 @@ class Ledger:
             raise GrantError("invalid_grant", "The redirect_uri differs from the one asked with.")
         if not hmac.compare_digest(challenge_of(verifier), known.challenge):
             raise GrantError("invalid_grant", "The code_verifier does not fit the code_challenge.")
-        grant = self._begin(known.consent, now)
+        grant = self._begin(known.consent)
         self._codes[code] = replace(known, grant=grant.id)
         return self._issue(grant, known.consent, now)
 
@@ -193,8 +193,7 @@ class Ledger:
         del self._devices[code], self._user_codes[request.user_code]
         if not request.answer:
             raise GrantError("access_denied", "The person said no.")
-        consent = Consent(client, request.answer, request.scopes, now)
-        return self._issue(self._begin(consent, now), consent, now)
+        return self.grant(Consent(client, request.answer, request.scopes, now), now)
 
     def _waiting(self, request: DeviceRequest, now: float) -> str:
         too_soon = request.asked is not None and now - request.asked < request.interval
@@ -250,6 +249,10 @@ class Ledger:
         """End the access tokens of a person, or of everybody; the grants stay. How many there were."""
         return self._drop(lambda access: person in ("", access.consent.person))
 
+    def grant(self, consent: Consent, now: float) -> Issued:
+        """Tokens for a consent that was given without any flow."""
+        return self._issue(self._begin(consent), consent, now)
+
     # Questions
 
     def look_up(self, access_token: str, now: float) -> Access | None:
@@ -272,7 +275,7 @@ class Ledger:
         request = self._devices.get(device_code)
         return (request.answer or "") if request else ""
 
-    def _begin(self, consent: Consent, now: float) -> Grant:
+    def _begin(self, consent: Consent) -> Grant:
         if len(self.grants) >= MOST_KEPT:
             del self.grants[next(iter(self.grants))]
         grant = Grant(secrets.token_hex(8), consent)

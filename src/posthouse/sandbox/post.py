@@ -3,28 +3,33 @@
 Nothing leaves the machine: mail to any domain that is not the sandbox's own lies in a drop of that address.
 """
 
+import json
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from posthouse.protocol.sasl import Credentials
 
+from .drop import Drop
 from .grants import Ledger
 from .settings import MAIL_SCOPE, Person, SandboxSettings
 
 DOORS = ("smtp", "imap", "pop3")
 EVERYBODY = ""
-MOST_DROPS = 10_000
+MOST_ELSEWHERE = 10_000
 MOST_LISTED = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one person may do at once; 0 means without limit. `challenge`: see `SandboxSettings`."""
+    """What one person may do at once; 0 means without limit. `connections` is for sending,
+    `reading_connections` for IMAP. `challenge`: see `SandboxSettings`."""
 
     connections: int = 0
+    reading_connections: int = 0
     messages_per_minute: int = 0
     message_size: int = 36_700_160
     challenge: bool = True
@@ -38,30 +43,27 @@ class Login:
     mailbox: str
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    sender: str
-    message: bytes
-
-
 @dataclass(slots=True)
 class PostOffice:
     settings: SandboxSettings
     ledger: Ledger
     limits: Limits
     clock: Callable[[], float] = time.time
+    issuer: str = ""
     off: dict[str, set[str]] = field(default_factory=lambda: {door: set() for door in DOORS})
     received: Counter[str] = field(default_factory=Counter)
     sent: Counter[str] = field(default_factory=Counter)
     logins: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
-    open: Counter[str] = field(default_factory=Counter)
-    drops: dict[str, deque[Delivered]] = field(default_factory=dict)
+    connected: Counter[str] = field(default_factory=Counter)
+    open: dict[str, Counter[str]] = field(default_factory=lambda: {door: Counter() for door in DOORS})
+    _mailboxes: dict[str, Drop] = field(default_factory=dict)
+    _elsewhere: dict[str, Drop] = field(default_factory=dict)
     _recent: dict[str, deque[float]] = field(default_factory=dict)
     _people: dict[str, Person] = field(init=False)
     _names: dict[str, Person] = field(init=False)
     _senders: dict[str, frozenset[str]] = field(init=False)
-    _mailboxes: frozenset[str] = field(init=False)
+    _addresses: frozenset[str] = field(init=False)
     _domains: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,8 +73,11 @@ class PostOffice:
         self._senders = {
             person.address: frozenset(a.lower() for a in (person.address, *person.send_as)) for person in people
         }
-        self._mailboxes = frozenset([*self._people, *(address.lower() for address in self.settings.shared)])
-        self._domains = frozenset(address.rpartition("@")[2] for address in self._mailboxes)
+        self._addresses = frozenset([*self._people, *(address.lower() for address in self.settings.shared)])
+        self._domains = frozenset(address.rpartition("@")[2] for address in self._addresses)
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.clock(), UTC)
 
     # Coming in
 
@@ -88,12 +93,22 @@ class PostOffice:
             return None
         user = credentials.user.lower() or access.consent.person.lower()
         if not access.consent.person:
-            return Login("", user) if user in self._mailboxes else None
+            return Login("", user) if user in self._addresses else None
         person = self._people[access.consent.person.lower()]
         if self._names.get(user) is person:
             return Login(person.address, person.address.lower())
         shared = door != "smtp" and user in (address.lower() for address in person.full_access)
         return Login(person.address, user) if shared else None
+
+    def challenge(self, credentials: Credentials) -> str:
+        """Why a login is refused, in JSON: as Google does for XOAUTH2, else as in RFC 7628 section 3.2.2."""
+        if not self.limits.challenge:
+            return ""
+        if credentials.mechanism == "XOAUTH2":
+            return json.dumps({"status": "400", "schemes": "Bearer", "scope": MAIL_SCOPE})
+        configuration = f"{self.issuer}/.well-known/openid-configuration"
+        failure = {"status": "invalid_token", "scope": MAIL_SCOPE, "openid-configuration": configuration}
+        return json.dumps(failure)
 
     def is_off(self, door: str, mailbox: str) -> str:
         """Whether an administrator switched `door` off: "tenant", "mailbox", or "" when it is on."""
@@ -109,7 +124,11 @@ class PostOffice:
 
     def too_many(self, mailbox: str) -> bool:
         """More connections of this mailbox submit at once than are allowed."""
-        return 0 < self.limits.connections < self.open[mailbox]
+        return 0 < self.limits.connections < self.open["smtp"][mailbox]
+
+    def is_full(self, mailbox: str) -> bool:
+        """No further connection may read this mailbox now."""
+        return 0 < self.limits.reading_connections <= self.open["imap"][mailbox]
 
     def too_fast(self, mailbox: str) -> bool:
         """Counts a message about to be sent; True when it is one too many for this minute."""
@@ -123,6 +142,11 @@ class PostOffice:
         recent.append(now)
         return False
 
+    def address_of(self, user: str) -> str:
+        """The address behind a user name, "" for a stranger's."""
+        person = self._names.get(user.lower())
+        return person.address if person else ""
+
     # Sending
 
     def may_send_as(self, login: Login, sender: str) -> bool:
@@ -135,24 +159,33 @@ class PostOffice:
         return self.knows(recipient) or recipient.lower().rpartition("@")[2] not in self._domains
 
     def knows(self, address: str) -> bool:
-        return address.lower() in self._mailboxes
+        return address.lower() in self._addresses
 
     def put(self, recipient: str, sender: str, message: bytes) -> None:
-        """Deliver. The oldest goes where a drop is full."""
+        """Deliver, with the envelope's sender on top (RFC 5321 section 4.4)."""
         address = recipient.lower()
         self.received[address] += 1
-        drop = self.drops.get(address)
+        body = b"Return-Path: <%s>\r\n%s" % (sender.encode(), message)
+        self.drop(address).deliver(body, self.now())
+
+    def drop(self, address: str) -> Drop:
+        """Where mail for an address (in lower case) lies, here or elsewhere."""
+        drops = self._mailboxes if address in self._addresses else self._elsewhere
+        drop = drops.get(address)
         if drop is None:
-            if len(self.drops) >= MOST_DROPS:
-                del self.drops[next(iter(self.drops))]
-            drop = self.drops[address] = deque(maxlen=self.settings.kept_messages)
-        drop.append(Delivered(sender, message))
+            if drops is self._elsewhere and len(drops) >= MOST_ELSEWHERE:
+                del drops[next(iter(drops))]
+            drop = drops[address] = Drop(int(self.clock()), self.settings.kept_messages, self.settings.kept_octets)
+        return drop
 
     # Looking in from the control door
 
     def list_messages(self, address: str) -> list[dict[str, Any]]:
-        drop = list(self.drops.get(address.lower(), ()))[-MOST_LISTED:]
-        return [{"sender": d.sender, "size": len(d.message), "text": d.message.decode(errors="replace")} for d in drop]
+        drops = self._mailboxes | self._elsewhere
+        if address.lower() not in drops:
+            return []
+        messages = list(drops[address.lower()].inbox.messages.values())[-MOST_LISTED:]
+        return [{"uid": m.uid, "size": len(m.body), "text": m.body.decode(errors="replace")} for m in messages]
 
     def counts(self) -> dict[str, Any]:
         return {
@@ -160,13 +193,16 @@ class PostOffice:
             "sent": dict(self.sent),
             "logins": dict(self.logins),
             "refused_logins": dict(self.refused),
-            "connections": dict(+self.open),
+            "connections": dict(self.connected),
+            "open": {door: dict(+count) for door, count in self.open.items()},
         }
 
     def reset(self) -> None:
-        for counter in (self.received, self.sent, self.logins, self.refused):
+        for counter in (self.received, self.sent, self.logins, self.refused, self.connected):
             counter.clear()
         for people in self.off.values():
             people.clear()
-        self.drops.clear()
+        self._elsewhere.clear()
+        for drop in self._mailboxes.values():
+            drop.empty()
         self._recent.clear()

@@ -51,6 +51,7 @@ class SandboxSettings:
 
     `rotate`: each refresh gives a new refresh token and ends the old one; `punish_reuse`: an ended one that
     comes back revokes the whole grant; `old_tokens_serve`: ended ones go on working, as at Microsoft.
+    `connections` is for sending, `reading_connections` for IMAP, both for each mailbox.
     `openid`: identity tokens are issued. `challenge`: a refused OAuth login gets the JSON challenge first,
     as at Google (RFC 7628 section 3.2.2), otherwise the refusal at once, as at Microsoft.
     """
@@ -80,6 +81,7 @@ class SandboxSettings:
     mechanisms: tuple[str, ...] = ("XOAUTH2", "OAUTHBEARER")
     message_size: int = 36_700_160
     connections: int = 0
+    reading_connections: int = 0
     messages_per_minute: int = 0
     kept_messages: int = 10_000
     kept_octets: int = 256 * 1024 * 1024
