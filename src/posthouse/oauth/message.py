@@ -13,7 +13,7 @@ MAX_ANSWER = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. A POST carries `form` as application/x-www-form-urlencoded. Redirects are not followed."""
+    """One HTTP request; a POST carries `body()`, made of `form`. Redirects are not followed."""
 
     method: Literal["GET", "POST"]
     url: str
@@ -56,7 +56,8 @@ def get(url: str, *, bearer: Secret | None = None) -> Request:
 
 
 def post(url: str, form: Mapping[str, str | Secret], headers: Mapping[str, str | Secret] | None = None) -> Request:
-    return Request("POST", url, {"Accept": "application/json", **(headers or {})}, form)
+    usual = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+    return Request("POST", url, {**usual, **(headers or {})}, form)
 
 
 def _open(value: str | Secret) -> str:
