@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, insert, literal, select, update
 
 from .compiling import one_of
 from .database import Row, Transaction
@@ -40,7 +40,7 @@ class Authorisation:
 
 
 _columns = (
-    "id", "mailbox_id", "token_id", "method", "state", "sealed", "state_hash", "start_hash",
+    "id", "mailbox_id", "token_id", "method", "state", "sealed", "start_hash",
     "user_code", "verification_uri", "verification_uri_complete", "created_at", "expires_at",
     "poll_at", "poll_interval",
 )  # fmt: skip
@@ -86,9 +86,36 @@ _advance = (
 )
 
 
-async def add(
-    tx: Transaction, sealer: Sealer, new: Authorisation, *, state_hash: str | None, start_hash: str | None
-) -> None:
+_open_browser = (
+    update(authorisation)
+    .where(
+        authorisation.c.id == bindparam("row_id"),
+        authorisation.c.version == bindparam("seen_version"),
+        authorisation.c.state == literal("started"),
+    )
+    .values(
+        state_hash=bindparam("new_state_hash"),
+        start_hash=None,
+        cookie_hash=bindparam("new_cookie"),
+        sealed=bindparam("new_sealed"),
+        version=authorisation.c.version + 1,
+    )
+)
+_permit = (
+    update(authorisation)
+    .where(authorisation.c.id == bindparam("row_id"), authorisation.c.version == bindparam("seen_version"))
+    .values(
+        state="permitted",
+        state_hash=None,
+        grant_id=bindparam("new_grant"),
+        poll_at=bindparam("next_poll"),
+        sealed=bindparam("new_sealed"),
+        version=authorisation.c.version + 1,
+    )
+)
+
+
+async def add(tx: Transaction, sealer: Sealer, new: Authorisation, *, start_hash: str | None) -> None:
     await tx.run(
         _insert,
         id=new.id,
@@ -96,8 +123,7 @@ async def add(
         token_id=new.token_id,
         method=new.method,
         state=new.state,
-        sealed=sealer.seal(msgspec.json.encode(new.secrets), f"authorisation:{new.id}"),
-        state_hash=state_hash,
+        sealed=_seal(sealer, new.id, new.secrets),
         start_hash=start_hash,
         user_code=new.user_code,
         verification_uri=new.verification_uri,
@@ -161,6 +187,48 @@ async def advance(tx: Transaction, seen: Authorisation, state: str, **changes: A
             new_cookie=changes.get("cookie_hash", seen.cookie_hash),
         )
     )
+
+
+async def open_browser(
+    tx: Transaction,
+    sealer: Sealer,
+    seen: Authorisation,
+    *,
+    state_hash: str,
+    cookie_hash: str,
+    secrets: dict[str, str],
+) -> bool:
+    """The start page was opened: from now on the callback is awaited. False where another one was faster."""
+    return bool(
+        await tx.run(
+            _open_browser,
+            row_id=seen.id,
+            seen_version=seen.version,
+            new_state_hash=state_hash,
+            new_cookie=cookie_hash,
+            new_sealed=_seal(sealer, seen.id, secrets),
+        )
+    )
+
+
+async def permit(
+    tx: Transaction, sealer: Sealer, seen: Authorisation, *, grant_id: str, secrets: dict[str, str], poll_at: float
+) -> bool:
+    """The provider has given its permission; the flow's secrets make way for what the comparison needs."""
+    return bool(
+        await tx.run(
+            _permit,
+            row_id=seen.id,
+            seen_version=seen.version,
+            new_grant=grant_id,
+            next_poll=poll_at,
+            new_sealed=_seal(sealer, seen.id, secrets),
+        )
+    )
+
+
+def _seal(sealer: Sealer, row_id: str, secrets: dict[str, str]) -> bytes:
+    return sealer.seal(msgspec.json.encode(secrets), f"authorisation:{row_id}")
 
 
 async def _find(tx: Transaction, sealer: Sealer, column: str, wanted: str) -> Authorisation | None:

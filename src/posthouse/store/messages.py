@@ -10,7 +10,7 @@ from ..model.message import MessageState, NewMessage, QueuedMessage, Recipient, 
 from . import events, journal
 from .compiling import one_of
 from .database import Row, Transaction
-from .tables import message
+from .tables import mailbox, message
 
 QUEUED, PARKED = str(MessageState.QUEUED), str(MessageState.PARKED)
 _decode_recipients = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
@@ -65,6 +65,11 @@ _due = (
     .limit(bindparam("at_most"))
     .with_for_update(skip_locked=True)
 )
+_still_held = (
+    select(mailbox.c.id)
+    .where(mailbox.c.id == bindparam("mailbox"), mailbox.c.dispatch_epoch == bindparam("epoch"))
+    .with_for_update(read=True)
+)
 _claim = (
     update(message)
     .where(message.c.id.in_(_due))
@@ -76,10 +81,14 @@ _waiting_mailboxes = (
     .where(message.c.state == literal(QUEUED), message.c.stage == literal(""))
     .group_by(message.c.mailbox_id)
 )
-_set_stage = (
+_hand_over = (
     update(message)
-    .where(message.c.id == bindparam("row_id"), message.c.claim_epoch == bindparam("epoch"))
-    .values(stage=bindparam("new_stage"))
+    .where(
+        message.c.id == bindparam("row_id"),
+        message.c.claim_epoch == bindparam("epoch"),
+        message.c.stage == literal(str(Stage.CLAIMED)),
+    )
+    .values(stage=str(Stage.HANDING_OVER))
 )
 _outcome = (
     update(message)
@@ -102,7 +111,11 @@ _outcome = (
 )
 _give_back = (
     update(message)
-    .where(message.c.id == bindparam("row_id"), message.c.claim_epoch == bindparam("epoch"))
+    .where(
+        message.c.id == bindparam("row_id"),
+        message.c.claim_epoch == bindparam("epoch"),
+        message.c.stage != literal(""),
+    )
     .values(stage="", next_at=bindparam("new_next_at"))
 )
 _interrupted = (
@@ -136,8 +149,15 @@ _retry = (
         message.c.stage == literal(""),
         one_of(message.c.state, (QUEUED, PARKED, str(MessageState.FAILED))),
     )
-    .values(state=QUEUED, next_at=bindparam("now"), deadline_at=bindparam("new_deadline"), finished_at=0)
-    .returning(message.c.message_id, message.c.mailbox_id, message.c.device)
+    .values(
+        state=QUEUED,
+        next_at=bindparam("now"),
+        deadline_at=bindparam("new_deadline"),
+        finished_at=0,
+        parked_at=0,
+        cause="",
+    )
+    .returning(message.c.message_id, message.c.mailbox_id, message.c.device, message.c.recipients)
 )
 _reopen = update(message).where(message.c.id == bindparam("row_id")).values(recipients=bindparam("new_recipients"))
 _remove = (
@@ -199,7 +219,9 @@ async def exists(tx: Transaction, queue_id: str) -> bool:
 
 
 async def claim(tx: Transaction, mailbox_id: str, owner: str, epoch: int, now: float, at_most: int) -> list[Claim]:
-    """Take messages that are due, oldest first, to hand them over."""
+    """Take messages that are due, oldest first, to hand them over; none where the lease has another epoch by now."""
+    if await tx.one(_still_held, mailbox=mailbox_id, epoch=epoch) is None:
+        return []
     rows = await tx.all(_claim, mailbox=mailbox_id, owner=owner, epoch=epoch, now=now, at_most=at_most)
     return sorted((Claim(_queued(row), epoch) for row in rows), key=lambda claim: claim.message.id)
 
@@ -211,7 +233,7 @@ async def waiting_mailboxes(tx: Transaction) -> dict[str, float]:
 
 async def hand_over(tx: Transaction, claim: Claim) -> bool:
     """About to send the end of the message. False where the mailbox has meanwhile gone to another node."""
-    return bool(await tx.run(_set_stage, row_id=claim.message.id, epoch=claim.epoch, new_stage=str(Stage.HANDING_OVER)))
+    return bool(await tx.run(_hand_over, row_id=claim.message.id, epoch=claim.epoch))
 
 
 async def finish(
@@ -229,7 +251,7 @@ async def finish(
 ) -> None:
     """Write what an attempt came to, and the journal line about it, which is written in any case."""
     over = state in (MessageState.SENT, MessageState.FAILED)
-    await tx.run(
+    changed = await tx.run(
         _outcome,
         row_id=claim.message.id,
         epoch=claim.epoch,
@@ -243,7 +265,7 @@ async def finish(
         forget=int(state is MessageState.SENT),
     )
     await _line(tx, now, kind, claim.message, answer=answer, cause=cause, attempt=claim.message.attempts + spent)
-    if state is MessageState.FAILED:
+    if changed and state is MessageState.FAILED:
         await events.record(tx, now, "message.failed", claim.message.id, answer=answer, cause=cause)
 
 
@@ -280,11 +302,10 @@ async def release(tx: Transaction, mailbox_id: str, now: float) -> int:
 
 async def retry(tx: Transaction, queue_id: str, now: float, deadline_at: float) -> bool:
     """Try again now, also what had failed: recipients that were refused are asked once more."""
-    summary = await one(tx, queue_id)
     row = await tx.one(_retry, row_id=queue_id, now=now, new_deadline=deadline_at)
-    if row is None or summary is None:
+    if row is None:
         return False
-    again = [Recipient(r.address) if r.state == "failed" else r for r in summary.recipients]
+    again = [Recipient(r.address) if r.state == "failed" else r for r in _recipients(row["recipients"])]
     await tx.run(_reopen, row_id=queue_id, new_recipients=_encode(again))
     await _lines(tx, now, "retry asked for", row["mailbox_id"], [{**row, "id": queue_id}], "")
     return True
