@@ -1,6 +1,7 @@
 """The submission doors: our SMTP engine with a provider's decisions and its literal words."""
 
 import asyncio
+import functools
 import re
 import ssl
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from .faults import Fault, Faults
 from .post import Login, PostOffice
 
 IDLE = 300
+LONGEST_FROM = 4096
 PASSWORDS = ("LOGIN", "PLAIN")
 PLACES: dict[type[Event], str] = {
     Greeted: "smtp.hello",
@@ -242,10 +244,13 @@ class _Conversation:
         self.recipients, self.body = [], []
 
 
-def senders_in(message: bytes) -> list[str]:
+def senders_in(message: bytes) -> tuple[str, ...]:
     """The addresses in the From field of a message; none where there is no such field."""
-    head, _, _ = message.partition(b"\r\n\r\n")
-    found = _FROM.search(head)
-    if found is None:
-        return []
-    return [address for _, address in getaddresses([found[1].decode(errors="replace")]) if address]
+    end = 0 if message.startswith(b"\r\n") else message.find(b"\r\n\r\n")
+    found = _FROM.search(message, 0, len(message) if end < 0 else end)
+    return _addresses(found[1][:LONGEST_FROM]) if found else ()
+
+
+@functools.lru_cache(1000)
+def _addresses(value: bytes) -> tuple[str, ...]:
+    return tuple(address for _, address in getaddresses([value.decode(errors="replace")]) if address)
