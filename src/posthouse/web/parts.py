@@ -1,0 +1,30 @@
+"""What the doors are given to work with: built once by the app, shared by page and API."""
+
+from dataclasses import dataclass
+
+from posthouse.services.authorise import Authorise
+from posthouse.services.clock import Clock
+from posthouse.services.credentials import Credentials
+from posthouse.services.device_login import DeviceLogins
+from posthouse.services.directory import Directory
+from posthouse.services.dispatcher import Dispatcher
+from posthouse.services.following import Following
+from posthouse.services.submission import Submission
+from posthouse.services.token_keeper import TokenKeeper
+from posthouse.settings import Settings
+from posthouse.store.opening import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    settings: Settings
+    store: Store
+    directory: Directory
+    keeper: TokenKeeper
+    authorise: Authorise
+    credentials: Credentials
+    dispatcher: Dispatcher
+    submission: Submission
+    logins: DeviceLogins
+    following: Following
+    clock: Clock
