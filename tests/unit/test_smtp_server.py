@@ -2,6 +2,7 @@
 
 import base64
 import random
+import smtplib
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -593,6 +594,57 @@ def test_recipients_without_end_end_the_conversation() -> None:
     c = Conversation(ServerPolicy("gw", auth_required=False, max_recipients=3))
     c.say(b"EHLO me\r\nMAIL FROM:<a@b>\r\n" + b"RCPT TO:<c@d>\r\n" * 60)
     assert c.ending is Ending.TOO_MANY_ERRORS
+
+
+# A client that was written elsewhere
+
+
+class Wire:
+    """What smtplib takes for a connection, with our engine at the other end."""
+
+    def __init__(self, policy: ServerPolicy) -> None:
+        self.conversation = Conversation(policy)
+        self._unread = self.conversation.sent
+
+    def sendall(self, data: bytes) -> None:
+        self._unread += self.conversation.say(data)
+
+    def makefile(self, mode: str) -> "Wire":
+        return self
+
+    def readline(self, limit: int) -> bytes:
+        line, end, self._unread = self._unread.partition(b"\n")
+        return line + end
+
+    def close(self) -> None:
+        self._unread = b""
+
+
+def smtplib_on(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> smtplib.SMTP:
+    monkeypatch.setattr(smtplib.SMTP, "_get_socket", lambda *_: wire)
+    return smtplib.SMTP("gw.example", local_hostname="me.example")
+
+
+@pytest.mark.parametrize("form", ["auth_plain", "auth_login"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_smtplib_logs_in_and_sends(form: str, at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(LOGIN)
+    client = smtplib_on(wire, monkeypatch)
+    client.ehlo()
+    client.user, client.password = "me", "secret"
+    client.auth(form.removeprefix("auth_").upper(), getattr(client, form), initial_response_ok=at_once)
+    refused = client.sendmail("a@example.com", ["b@example.com"], "Subject: x\n\n.dots\n", ["BODY=8BITMIME"])
+    assert refused == {}
+    assert wire.conversation.body == b"Subject: x\r\n\r\n.dots\r\n"
+    assert client.quit()[0] == 221
+
+
+def test_smtplib_understands_our_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = smtplib_on(Wire(LOGIN), monkeypatch)
+    with pytest.raises(smtplib.SMTPAuthenticationError, match="User name or password is wrong"):
+        client.login("me", "wrong")
+    with pytest.raises(smtplib.SMTPSenderRefused, match="Authentication comes first"):
+        client.sendmail("a@example.com", ["b@example.com"], "x")
 
 
 # The three tests of every engine

@@ -31,18 +31,19 @@ class Buffer:
 
     def line(self, limit: int) -> bytes | None:
         """The next line without its end, or None while it has not arrived. Raises `TooLong`."""
-        end = self._data.find(b"\n" if self.bare_lf else b"\r\n", max(0, self._searched - 1))
+        data = self._data
+        end = data.find(b"\n" if self.bare_lf else b"\r\n", self._searched)
         if end < 0:
-            self._searched = len(self._data)
-            if self._searched > limit:
+            if len(data) > limit:
                 raise TooLong(limit)
+            self._searched = max(0, len(data) - 1)
             return None
         if end > limit:
             raise TooLong(limit)
-        line = bytes(self._data[:end])
-        del self._data[: end + (1 if self.bare_lf else 2)]
+        line = bytes(data[:end])
+        del data[: end + (1 if self.bare_lf else 2)]
         self._searched = 0
-        return line.removesuffix(b"\r") if self.bare_lf else line
+        return line[:-1] if self.bare_lf and line.endswith(b"\r") else line
 
     def exactly(self, count: int) -> bytes | None:
         """The next `count` octets, or None until they are all there."""

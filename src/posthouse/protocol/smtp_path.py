@@ -42,7 +42,7 @@ def parse_path(argument: str) -> Path:
 
 def check_address(address: str) -> None:
     """Whether the address can be put on a line between `<` and `>`. Raises BadPath."""
-    if len(address.encode()) > ADDRESS_LIMIT:
+    if len(address if address.isascii() else address.encode()) > ADDRESS_LIMIT:
         raise BadPath("the address is too long")
     if _UNSAFE.search(address):
         raise BadPath("the address has a blank or another character that may not stand there")

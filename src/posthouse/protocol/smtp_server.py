@@ -8,6 +8,7 @@ nothing further is read, so a client that pipelines cannot run ahead. Sockets, T
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import ClassVar, TypeVar
 
 from posthouse.protocol import sasl
@@ -336,17 +337,22 @@ class SmtpServer:
         verb = verb.upper()
         if len(text) > self.policy.command_limit and verb != "AUTH":
             return self._fail(LINE_TOO_LONG)
-        if verb in _OTHER_PROTOCOLS:
-            return self._end(Ending.NOT_SMTP, NOT_SMTP)
+        command = self._VERBS.get(verb)
+        if command is None:
+            return self._unknown(verb)
         self._commands += verb != "RCPT"
         if self._commands > self.policy.max_commands and verb != "QUIT":
             return self._end(Ending.TOO_MANY_COMMANDS, TOO_MANY_COMMANDS)
-        command = self._VERBS.get(verb)
-        return self._fail(UNKNOWN_COMMAND) if command is None else command(self, argument.strip())
+        return command(self, argument.strip())
+
+    def _unknown(self, verb: str) -> bool:
+        if verb in _OTHER_PROTOCOLS:
+            return self._end(Ending.NOT_SMTP, NOT_SMTP)
+        return self._fail(UNKNOWN_COMMAND)
 
     def _ehlo(self, name: str) -> bool:
         self._greet(name, extended=True)
-        return self._say(Reply(250, "", "\n".join((self.policy.hostname, *self._extensions()))))
+        return self._say(_offer(self.policy, self.tls))
 
     def _helo(self, name: str) -> bool:
         self._greet(name, extended=False)
@@ -489,14 +495,6 @@ class SmtpServer:
         self.greeted = name
         self._event = Greeted(name, extended)
 
-    def _extensions(self) -> list[str]:
-        lines = ["PIPELINING", f"SIZE {self.policy.size_limit}"]
-        if self.policy.starttls and not self.tls:
-            lines.append("STARTTLS")
-        if self.policy.auth_mechanisms and (self.tls or not self.policy.auth_needs_tls):
-            lines.append("AUTH " + " ".join(self.policy.auth_mechanisms))
-        return [*lines, "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8"]
-
     def _no_auth(self) -> Reply | None:
         if not self.policy.auth_mechanisms:
             return NOT_OFFERED
@@ -613,6 +611,17 @@ class SmtpServer:
         self._read = SmtpServer._read_no_more
         self._event = Ended(reason)
         return True
+
+
+@lru_cache(maxsize=16)
+def _offer(policy: ServerPolicy, tls: bool) -> Reply:
+    """The answer to EHLO."""
+    lines = [policy.hostname, "PIPELINING", f"SIZE {policy.size_limit}"]
+    if policy.starttls and not tls:
+        lines.append("STARTTLS")
+    if policy.auth_mechanisms and (tls or not policy.auth_needs_tls):
+        lines.append("AUTH " + " ".join(policy.auth_mechanisms))
+    return Reply(250, "", "\n".join((*lines, "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8")))
 
 
 def _printable(line: bytes) -> str | None:
