@@ -1,0 +1,369 @@
+"""The queue, on both databases."""
+
+import pytest
+
+from posthouse.model.message import MessageState, Recipient, Stage
+from posthouse.store import events, journal, messages
+from posthouse.store.database import Transaction
+from posthouse.store.messages import Claim
+from posthouse.store.opening import Store
+from tests.contract.making import (
+    DEADLINE,
+    NOW,
+    Site,
+    accept,
+    add_mailboxes,
+    claim,
+    claim_one,
+    finish,
+    hand_over,
+    held_mailbox,
+    mail,
+    shown,
+    take,
+    together,
+)
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+async def store(site: Site) -> Store:
+    return await site.node()
+
+
+async def kinds(store: Store, queue_id: str) -> list[str]:
+    lines = await store.database.read(lambda tx: journal.of_message(tx, queue_id))
+    return [line.kind for line in lines]
+
+
+async def counts(store: Store) -> dict[str, int]:
+    return (await store.database.read(messages.counts)).get("mb_1", {})
+
+
+async def event_kinds(store: Store) -> list[str]:
+    return [event.kind for event in await store.database.read(lambda tx: events.after(tx, 0))]
+
+
+async def recover(store: Store, now: float = NOW + 5) -> int:
+    return await store.database.write(lambda tx: messages.recover(tx, "mb_1", now))
+
+
+async def park(store: Store, now: float) -> int:
+    return await store.database.write(lambda tx: messages.park(tx, "mb_1", now, "the token is invalid"))
+
+
+async def release(store: Store, now: float) -> int:
+    return await store.database.write(lambda tx: messages.release(tx, "mb_1", now))
+
+
+async def retry(store: Store, queue_id: str, now: float = NOW + 100) -> bool:
+    return await store.database.write(lambda tx: messages.retry(tx, queue_id, now, now + DAY))
+
+
+# Accepting
+
+
+async def test_what_was_accepted_is_claimed_as_it_was_given(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    new = mail("m1", to=("bob@example.org", "jürgen@example.org"), body=bytes(range(256)))
+    await store.database.write(lambda tx: messages.accept(tx, new, NOW, DEADLINE))
+    message = (await claim_one(store, epoch)).message
+    assert (message.id, message.mailbox_id, message.device) == ("m1", "mb_1", "printer")
+    assert (message.sender, message.waiting) == ("scan@example.com", ("bob@example.org", "jürgen@example.org"))
+    assert (message.smtputf8, message.eight_bit, message.size, message.pieces) == (True, False, 2_000, 0)
+    assert (message.body, message.attempts) == (bytes(range(256)), 0)
+    assert (message.created_at, message.deadline_at) == (NOW, DEADLINE)
+
+
+async def test_an_accepted_message_is_shown_counted_and_in_the_journal(store: Store) -> None:
+    await accept(store, "m1")
+    summary = await shown(store, "m1")
+    assert (summary.state, summary.stage, summary.subject) == (MessageState.QUEUED, Stage.WAITING, "Scanned pages")
+    assert await counts(store) == {"queued": 1}
+    assert await kinds(store, "m1") == await kinds(store, "<m1@example.com>") == ["accepted"]
+    assert await store.database.read(lambda tx: messages.exists(tx, "m1"))
+    assert not await store.database.read(lambda tx: messages.exists(tx, "m2"))
+
+
+async def test_the_same_queue_id_is_not_accepted_twice(store: Store) -> None:
+    await accept(store, "m1")
+    with pytest.raises(Exception, match=r"(?i)unique"):
+        await accept(store, "m1")
+    assert await kinds(store, "m1") == ["accepted"]
+
+
+# Claiming
+
+
+async def test_many_claimers_get_every_message_exactly_once(site: Site) -> None:
+    nodes = await site.nodes(4)
+    epoch = await held_mailbox(nodes[0])
+    wanted = [f"m{number:03}" for number in range(90)]
+    await accept(nodes[0], *wanted)
+
+    async def claim_all(store: Store) -> list[str]:
+        mine: list[str] = []
+        while claims := await claim(store, epoch, at_most=7):
+            assert len(claims) <= 7
+            mine += [each.message.id for each in claims]
+        return mine
+
+    taken = await together(claim_all(store) for store in nodes * 2)
+    assert sorted(queue_id for mine in taken for queue_id in mine) == wanted
+
+
+async def test_the_oldest_due_messages_come_first(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, "m3", now=NOW + 3)
+    await accept(store, "m1", now=NOW + 1)
+    await accept(store, "m2", now=NOW + 2)
+    assert await claim(store, epoch, now=NOW) == []
+    assert [each.message.id for each in await claim(store, epoch, at_most=2, now=NOW + 9)] == ["m1", "m2"]
+    assert [each.message.id for each in await claim(store, epoch, now=NOW + 9)] == ["m3"]
+
+
+async def test_a_node_that_lost_the_mailbox_claims_nothing(site: Site) -> None:
+    first, second = await site.nodes(2)
+    old = await held_mailbox(first)
+    new = (await take(second, "node-1", own=True))["mb_1"]
+    await accept(first, "m1")
+    assert await claim(first, old) == []
+    assert [each.message.id for each in await claim(second, new)] == ["m1"]
+
+
+async def test_mailboxes_with_waiting_mail_are_told_with_their_first_time(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, "m1", now=NOW + 1)
+    await accept(store, "m2", now=NOW + 2)
+    assert await store.database.read(messages.waiting_mailboxes) == {"mb_1": NOW + 1}
+    await claim(store, epoch, now=NOW + 5)
+    assert await store.database.read(messages.waiting_mailboxes) == {}
+
+
+# Outcomes
+
+
+async def test_a_sent_message_is_kept_without_its_content(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, "m1")
+    claimed = await claim_one(store, epoch)
+    assert await hand_over(store, claimed)
+    assert (await shown(store, "m1")).stage is Stage.HANDING_OVER
+    await finish(store, claimed, MessageState.SENT)
+    summary = await shown(store, "m1")
+    assert (summary.state, summary.stage, summary.attempts) == (MessageState.SENT, Stage.WAITING, 1)
+    assert (summary.finished_at, summary.answer) == (NOW + 10, "the server's answer")
+    assert summary.recipients == (Recipient("bob@example.org", "sent", "250 OK"),)
+    assert await kinds(store, "m1") == ["accepted", "sent"]
+    assert not await retry(store, "m1")
+
+
+async def test_a_delayed_message_comes_again_with_its_content_when_it_is_due(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, "m1", to=("a@example.org", "b@example.org"))
+    claimed = await claim_one(store, epoch)
+    after = (Recipient("a@example.org", "sent", "250 OK"), Recipient("b@example.org", "waiting", "451 later"))
+    await finish(store, claimed, MessageState.QUEUED, *after, kind="delayed")
+    assert await claim(store, epoch, now=NOW + 69) == []
+    (again,) = await claim(store, epoch, now=NOW + 70)
+    assert (again.message.waiting, again.message.attempts) == (("b@example.org",), 1)
+    assert again.message.body == b"sealed"
+
+
+async def test_a_failed_message_is_kept_and_tells_of_itself(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, "m1")
+    await finish(store, await claim_one(store, epoch), MessageState.FAILED, kind="failed")
+    assert await counts(store) == {"failed": 1}
+    assert await event_kinds(store) == ["message.failed"]
+
+
+@pytest.mark.parametrize("state", [MessageState.SENT, MessageState.FAILED, MessageState.QUEUED])
+async def test_an_outcome_with_a_stale_epoch_is_only_written_to_the_journal(store: Store, state: MessageState) -> None:
+    stale_epoch = await held_mailbox(store)
+    await accept(store, "m1")
+    stale = await claim_one(store, stale_epoch)
+    epoch = (await take(store, own=True))["mb_1"]
+    await recover(store)
+    (fresh,) = await claim(store, epoch, now=NOW + 5)
+    before = await shown(store, "m1")
+    await finish(store, stale, state, kind="late")
+    assert await shown(store, "m1") == before
+    assert await kinds(store, "m1") == ["accepted", "late"]
+    assert await event_kinds(store) == []
+    assert await hand_over(store, fresh)
+
+
+async def test_a_stale_claim_can_neither_hand_over_nor_give_back(store: Store) -> None:
+    stale_epoch = await held_mailbox(store)
+    await accept(store, "m1")
+    stale = await claim_one(store, stale_epoch)
+    await take(store, own=True)
+    await recover(store)
+    before = await shown(store, "m1")
+    assert not await hand_over(store, stale)
+    await store.database.write(lambda tx: messages.give_back(tx, stale, NOW + 500))
+    assert await shown(store, "m1") == before
+
+
+async def test_giving_back_spends_nothing(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, "m1")
+    claimed = await claim_one(store, epoch)
+    await store.database.write(lambda tx: messages.give_back(tx, claimed, NOW + 30))
+    assert await claim(store, epoch, now=NOW + 29) == []
+    assert [each.message.attempts for each in await claim(store, epoch, now=NOW + 30)] == [0]
+
+
+# After a crash
+
+
+async def test_what_was_only_claimed_is_tried_again_as_if_nothing_had_been(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, "m1")
+    await claim_one(store, epoch)
+    epoch = (await take(store, own=True))["mb_1"]
+    assert await recover(store) == 0
+    (again,) = await claim(store, epoch, now=NOW + 5)
+    assert again.message.attempts == 0
+    assert await kinds(store, "m1") == ["accepted"]
+
+
+async def test_what_was_being_handed_over_has_an_unknown_outcome_and_is_tried_again(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, "m1", "m2")
+    claims = await claim(store, epoch)
+    assert await hand_over(store, claims[0])
+    epoch = (await take(store, own=True))["mb_1"]
+    assert await recover(store) == 1
+    assert await kinds(store, "m1") == ["accepted", "outcome unknown"]
+    assert [each.message.attempts for each in await claim(store, epoch, now=NOW + 5)] == [1, 0]
+
+
+# Parking
+
+
+async def test_parked_mail_waits_without_losing_time_or_attempts(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, "m1", "m2")
+    assert await park(store, NOW + 10) == 2
+    assert await counts(store) == {"parked": 2}
+    assert await claim(store, epoch, now=NOW + 3 * DAY) == []
+    assert await release(store, NOW + 10 + 3 * DAY) == 2
+    claims = await claim(store, epoch, now=NOW + 10 + 3 * DAY)
+    assert [(each.message.attempts, each.message.deadline_at) for each in claims] == [(0, DEADLINE + 3 * DAY)] * 2
+    assert await kinds(store, "m1") == ["accepted", "parked", "released"]
+    assert (await shown(store, "m1")).parked_at == 0
+
+
+async def test_parking_tells_once_and_leaves_what_is_being_sent_alone(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, "m1")
+    claimed = await claim_one(store, epoch)
+    assert await park(store, NOW) == 0
+    assert await event_kinds(store) == []
+    await accept(store, "m2")
+    assert await park(store, NOW) == 1
+    assert await park(store, NOW + 1) == 0
+    assert await event_kinds(store) == ["message.parked"]
+    await finish(store, claimed, MessageState.SENT)
+    assert await counts(store) == {"sent": 1, "parked": 1}
+
+
+async def test_two_nodes_that_release_at_once_write_one_line_a_message(site: Site) -> None:
+    nodes = await site.nodes(2)
+    await accept(nodes[0], "m1", "m2", "m3")
+    await park(nodes[0], NOW)
+    assert sorted(await together(release(store, NOW + 60) for store in nodes)) == [0, 3]
+    assert await kinds(nodes[0], "m2") == ["accepted", "parked", "released"]
+
+
+# By hand
+
+
+async def test_sending_again_asks_refused_recipients_once_more_and_nobody_who_has_it(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, "m1", to=("a@example.org", "b@example.org"))
+    after = (Recipient("a@example.org", "sent", "250 OK"), Recipient("b@example.org", "failed", "550 no"))
+    await finish(store, await claim_one(store, epoch), MessageState.FAILED, *after, kind="failed")
+    assert await retry(store, "m1")
+    (again,) = await claim(store, epoch, now=NOW + 100)
+    assert (again.message.waiting, again.message.body) == (("b@example.org",), b"sealed")
+    assert again.message.deadline_at == NOW + 100 + DAY
+    assert (await shown(store, "m1")).finished_at == 0
+
+
+async def test_a_parked_message_that_is_tried_again_is_no_longer_parked(store: Store) -> None:
+    await accept(store, "m1")
+    await park(store, NOW)
+    assert await retry(store, "m1")
+    summary = await shown(store, "m1")
+    assert (summary.state, summary.parked_at, summary.cause) == (MessageState.QUEUED, 0, "")
+
+
+async def test_what_is_being_sent_can_neither_be_retried_nor_removed(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, "m1")
+    claimed = await claim_one(store, epoch)
+    assert not await retry(store, "m1")
+    assert not await store.database.write(lambda tx: messages.remove(tx, "m1", NOW))
+    await store.database.write(lambda tx: messages.give_back(tx, claimed, NOW))
+    assert await store.database.write(lambda tx: messages.remove(tx, "m1", NOW))
+    assert await kinds(store, "m1") == ["accepted", "removed"]
+    assert await counts(store) == {}
+    assert not await retry(store, "m1")
+    assert not await retry(store, "no such message")
+
+
+async def test_a_claim_and_a_removal_at_once_never_both_succeed(site: Site) -> None:
+    nodes = await site.nodes(2)
+    epoch = await held_mailbox(nodes[0])
+    ids = [f"m{number:02}" for number in range(20)]
+    await accept(nodes[0], *ids)
+
+    async def remove(queue_id: str) -> str:
+        done = await nodes[1].database.write(lambda tx: messages.remove(tx, queue_id, NOW))
+        return queue_id if done else ""
+
+    async def claim_ids() -> list[str]:
+        found: list[Claim] = []
+        for _ in range(10):
+            found += await claim(nodes[0], epoch, at_most=2)
+        return [each.message.id for each in found]
+
+    claims, *removed = await together([claim_ids(), *(_as_list(remove(queue_id)) for queue_id in ids)])
+    gone = [queue_id for each in removed for queue_id in each if queue_id]
+    assert not set(claims) & set(gone)
+    assert sorted(claims + gone) == ids
+
+
+async def _as_list(work: object) -> list[str]:
+    return [await work]  # type: ignore[misc]
+
+
+# Lists
+
+
+async def test_lists_are_paged_newest_first(store: Store) -> None:
+    await add_mailboxes(store, "mb_1")
+    ids = [f"m{number:03}" for number in range(230)]
+    await accept(store, *ids)
+    first = await store.database.read(messages.page)
+    second = await store.database.read(lambda tx: messages.page(tx, before=first[-1].id))
+    assert [each.id for each in first + second] == ids[::-1]
+    assert len(first) == 200
+
+
+async def test_lists_can_be_narrowed_to_a_state(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, "m1", "m2")
+    await finish(store, await claim_one(store, epoch), MessageState.SENT)
+
+    async def ids(state: str) -> list[str]:
+        async def work(tx: Transaction) -> list[str]:
+            return [each.id for each in await messages.page(tx, state=state)]
+
+        return await store.database.read(work)
+
+    assert (await ids("sent"), await ids("queued"), await ids("failed")) == (["m1"], ["m2"], [])
