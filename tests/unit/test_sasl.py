@@ -56,9 +56,7 @@ def test_a_separator_inside_a_name_or_secret_is_never_sent(mechanism: str, user:
         sasl.responses(mechanism, user, Secret(secret))
 
 
-@pytest.mark.parametrize(
-    ("mechanism", "answer"), [("XOAUTH2", b""), ("OAUTHBEARER", b"AQ=="), ("PLAIN", b"*")]
-)
+@pytest.mark.parametrize(("mechanism", "answer"), [("XOAUTH2", b""), ("OAUTHBEARER", b"AQ=="), ("PLAIN", b"*")])
 def test_a_last_challenge_is_answered_as_its_mechanism_wants(mechanism: str, answer: bytes) -> None:
     assert sasl.answer_to_challenge(mechanism) == answer
 
