@@ -6,7 +6,6 @@ keeps its own numbering of the open folder, so that others may change the store 
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 
 from posthouse.protocol.imap_fetch import flags_of, read_plan
@@ -24,6 +23,7 @@ from posthouse.protocol.imap_syntax import (
     text_of,
     write_sets,
 )
+from posthouse.protocol.mail_server import Answer
 from posthouse.protocol.maildrop import Folder, MailStore, Message, NotPossible, flag
 
 PATTERN = 300
@@ -33,15 +33,6 @@ _FLAG = re.compile(r"\\?[-!#$&'+,./0-9:;<=>?@A-Z^_`a-z|~]{1,100}")
 _FLAGS = "\\Answered \\Flagged \\Deleted \\Seen \\Draft"
 
 Values = tuple[Value, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The end of a command: OK, NO or BAD, a code for the brackets, words for people."""
-
-    status: str
-    text: str
-    code: str = ""
 
 
 class Session:
