@@ -25,10 +25,12 @@ from .identity import signing_key
 from .imap import ImapDoor
 from .pages import page
 from .post import Limits, PostOffice
+from .provider import Provider
 from .serving import HttpServer
 from .settings import SandboxSettings
 from .signin import SignIn
 from .smtp import SmtpDoor
+from .token_endpoint import Seen
 
 DESCRIPTION = "sandbox.json"
 MOST_CONNECTIONS = 20_000
@@ -98,12 +100,12 @@ class Sandbox:
         http, control = self._bound(self.settings.http_port), self._bound(self.settings.control_port)
         self.issuer = f"http://localhost:{http.getsockname()[1]}"
         self.control_url = f"http://localhost:{control.getsockname()[1]}/control"
-        self.signin = SignIn(
-            self.issuer, self.settings, key, self.ledger, self.faults, self._home, self._closing, self._clock
-        )
-        commands = Control(self.signin, self.post)
+        self.signin = SignIn(self.issuer, self.settings, self.ledger, self._clock)
+        seen = Seen()
+        provider = Provider(self.signin, key, self.faults, seen, self._closing, self._home)
+        commands = Control(self.signin, self.post, self.faults, seen)
         self._servers = [
-            HttpServer(self.signin.application(), http),
+            HttpServer(provider.application(), http),
             HttpServer(commands.application(self.control_key), control),
         ]
         self.ports = await self._open_mail(context, http.getsockname()[1], control.getsockname()[1])

@@ -19,11 +19,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from posthouse.secret import Secret
 
 from .authorize import UnsafeRequestError
-from .faults import Fault
+from .faults import Fault, Faults
 from .grants import GrantError
 from .post import DOORS, PostOffice
 from .serving import BadFormError, read_body
 from .signin import SignIn
+from .token_endpoint import Seen
 
 MOST_MESSAGE = 64 * 1024 * 1024
 T = TypeVar("T")
@@ -41,6 +42,8 @@ class Control:
 
     signin: SignIn
     post: PostOffice
+    faults: Faults
+    seen: Seen
 
     def application(self, key: Secret) -> ASGIApp:
         def door(path: str, command: Command, method: str = "POST") -> Route:
@@ -68,12 +71,12 @@ class Control:
 
     def state(self, _: Values) -> Values:
         """Rules, limits, switched-off protocols, faults with their hits, and all counts since the last reset."""
-        ledger, seen = self.signin.ledger, self.signin.seen
+        ledger, seen = self.signin.ledger, self.seen
         return {
             "rules": {**asdict(ledger.rules), **asdict(self.post.limits)},
             "off": {door: sorted(people) for door, people in self.post.off.items()},
-            "faults": [asdict(fault) for fault in self.signin.faults.active],
-            "hits": dict(self.signin.faults.hits),
+            "faults": [asdict(fault) for fault in self.faults.active],
+            "hits": dict(self.faults.hits),
             "token_requests": dict(seen.requests),
             "token_refusals": dict(seen.refused),
             "refreshes": dict(seen.refreshed),
@@ -87,11 +90,11 @@ class Control:
 
     def set_fault(self, values: Values) -> Values:
         """The members of a `Fault` -> its `id`."""
-        return {"id": self.signin.faults.add(_read(Fault, values)).id}
+        return {"id": self.faults.add(_read(Fault, values)).id}
 
     def clear_faults(self, values: Values) -> Values:
         """`id`, or nothing for all."""
-        self.signin.faults.remove(int(values.get("id", 0)))
+        self.faults.remove(int(values.get("id", 0)))
         return {}
 
     def rules(self, values: Values) -> Values:
@@ -149,9 +152,9 @@ class Control:
 
     def reset(self, _: Values) -> Values:
         """Counts to nothing, all mail and all faults away, all protocols on. Grants and rules stay."""
-        self.signin.faults.remove()
-        self.signin.faults.hits.clear()
-        self.signin.seen = type(self.signin.seen)()
+        self.faults.remove()
+        self.faults.hits.clear()
+        self.seen.clear()
         self.signin.ledger.reuses = 0
         self.post.reset()
         return {}

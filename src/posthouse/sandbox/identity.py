@@ -14,6 +14,7 @@ from .settings import Person
 
 KEY = "signing.key"
 ALGORITHM = "RS256"
+CLAIMS = ("sub", "preferred_username", "email", "email_verified", "name")
 LIFETIME = 3600
 
 

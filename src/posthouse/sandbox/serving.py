@@ -18,6 +18,7 @@ from .faults import Fault
 
 MOST_BODY = 64 * 1024
 MOST_FIELDS = 100
+NO_STORE = {"Cache-Control": "no-store"}
 ABORT = "posthouse.abort"
 Form = dict[str, str]
 Endpoint = Callable[[Request, Form], Awaitable[Response]]
@@ -104,7 +105,7 @@ class NoAnswer(Response):
 def refusal(error: str, sentence: str = "", status: int = 400, **headers: str) -> Response:
     """An OAuth error (RFC 6749 section 5.2)."""
     body = {"error": error, "error_description": sentence} if sentence else {"error": error}
-    return JSONResponse(body, status, {"Cache-Control": "no-store", **headers})
+    return JSONResponse(body, status, {**NO_STORE, **headers})
 
 
 async def read_form(request: Request) -> Form:
