@@ -12,7 +12,7 @@ from posthouse.model.endpoint import Endpoint, parse_endpoint
 from posthouse.model.mailbox import Mailbox, Protocol, fold
 from posthouse.oauth.client import Client
 from posthouse.providers.applied import from_apply
-from posthouse.providers.provider import Provider, built_in
+from posthouse.providers.provider import Provider, built_in, user_name
 from posthouse.store import configuration
 from posthouse.store.configuration import Configuration, StoredApp
 from posthouse.store.opening import Store
@@ -69,8 +69,9 @@ class Snapshot:
         """The name to log in with: the mailbox's own, else by the provider's rule (reference, section 6)."""
         own: str = getattr(mailbox.settings, f"{protocol}_user")
         provider = self.provider_of(mailbox)
-        rule = getattr(provider.user_names, protocol) if provider else "account"
-        return own or (mailbox.address if rule == "mailbox" else mailbox.account)
+        if own or provider is None:
+            return own or mailbox.account
+        return user_name(provider, protocol, account=mailbox.account, mailbox=mailbox.address)
 
     def mailboxes_of_token(self, token_id: str) -> list[Mailbox]:
         return [mailbox for mailbox in self.mailboxes.values() if mailbox.token_id == token_id]

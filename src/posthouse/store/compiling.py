@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_
+from sqlalchemy import ColumnElement, Table, or_
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.expression import ClauseElement
 
@@ -25,6 +26,14 @@ class Compiled:
 def one_of(column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bool]:
     """`column IN (…)` for values that are known when the statement is made; IN itself is not compiled ahead."""
     return or_(*(column == value for value in values))
+
+
+def insert_if_absent(table: Table, **values: Any) -> ClauseElement:
+    """An INSERT that does nothing where the row is there; it waits for another one who is about to make it.
+
+    SQLAlchemy has it as a matter of one database, but both write it alike.
+    """
+    return insert(table).values(values).on_conflict_do_nothing()
 
 
 class Compiler:

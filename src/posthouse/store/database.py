@@ -21,6 +21,10 @@ class CommitUnknown(Exception):
     """The connection was lost while committing: the change may exist or not. Look before doing it again."""
 
 
+class Duplicate(Exception):
+    """A value that must be unique is there already: a name, an address, a queue id."""
+
+
 class Transaction(Protocol):
     """Statements are SQLAlchemy Core, compiled once: make them at module level, with bindparam()."""
 
@@ -43,12 +47,18 @@ class Database(Protocol):
 
     embedded: bool
 
-    async def read(self, work: Work[T]) -> T: ...
+    async def read(self, work: Work[T]) -> T:
+        """Do `work`, which sees everything as it was at one moment and can change nothing.
+
+        Raises DatabaseUnavailable.
+        """
+        ...
+
     async def write(self, work: Work[T]) -> T:
         """Do `work` in a transaction; when this returns it is on disk.
 
         Whatever `work` raises undoes it and comes out here. It may be run more than once.
-        Raises DatabaseUnavailable, CommitUnknown.
+        After a statement has failed, `work` cannot go on. Raises DatabaseUnavailable, CommitUnknown, Duplicate.
         """
         ...
 

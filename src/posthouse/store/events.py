@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import bindparam, insert, select, update
 
+from .compiling import insert_if_absent
 from .database import Row, Transaction
 from .tables import counter, cursor, event
 
@@ -29,7 +30,7 @@ _bump = (
     .values(value=counter.c.value + 1)
     .returning(counter.c.value)
 )
-_start = insert(counter).values(name=bindparam("counter_name"), value=bindparam("first"))
+_start = insert_if_absent(counter, name=bindparam("counter_name"), value=0)
 _counter = select(counter.c.value).where(counter.c.name == bindparam("counter_name"))
 _insert = insert(event).values(
     id=bindparam("id"),
@@ -46,15 +47,16 @@ _move = (
     .where(cursor.c.name == bindparam("cursor_name"), cursor.c.position < bindparam("to"))
     .values(position=bindparam("to"))
 )
-_make_cursor = insert(cursor).values(name=bindparam("cursor_name"), position=bindparam("to"))
+_start_cursor = insert_if_absent(cursor, name=bindparam("cursor_name"), position=0)
 
 
 async def bump(tx: Transaction, name: str) -> int:
     """The next value of a counter. Whoever comes second waits until the first has committed."""
     row = await tx.one(_bump, counter_name=name)
     if row is None:
-        await tx.run(_start, counter_name=name, first=1)
-        return 1
+        await tx.run(_start, counter_name=name)
+        row = await tx.one(_bump, counter_name=name)
+    assert row is not None  # noqa: S101
     return int(row["value"])
 
 
@@ -92,10 +94,8 @@ async def position_of(tx: Transaction, reader: str) -> int:
 
 async def move(tx: Transaction, reader: str, to: int) -> None:
     """The reader has done its work for every event up to `to`."""
-    if await tx.one(_cursor, cursor_name=reader) is None:
-        await tx.run(_make_cursor, cursor_name=reader, to=to)
-    else:
-        await tx.run(_move, cursor_name=reader, to=to)
+    await tx.run(_start_cursor, cursor_name=reader)
+    await tx.run(_move, cursor_name=reader, to=to)
 
 
 def _event(row: Row) -> Event:

@@ -4,8 +4,9 @@ One heartbeat row a node, and an owner with an epoch on each mailbox. The claim 
 the mailbox's own epoch: a join with the expired node in the WHERE clause was measured to give double claims.
 """
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, select, update
 
+from .compiling import insert_if_absent
 from .database import Transaction
 from .tables import mailbox, node
 
@@ -14,8 +15,8 @@ ALIVE = 20.0
 HEARTBEAT = 5.0
 
 _beat = update(node).where(node.c.id == bindparam("node_id")).values(expires_at=bindparam("expires_at"))
-_join = insert(node).values(
-    id=bindparam("node_id"), started_at=bindparam("started_at"), expires_at=bindparam("expires_at")
+_join = insert_if_absent(
+    node, id=bindparam("node_id"), started_at=bindparam("started_at"), expires_at=bindparam("expires_at")
 )
 _leave = delete(node).where(node.c.id == bindparam("node_id"))
 _alive = select(node.c.id).where(node.c.expires_at > bindparam("at"))
@@ -52,9 +53,10 @@ async def take_free(tx: Transaction, node_id: str, at_most: int, *, own: bool = 
 
     `own`: also those this node itself holds, as a process does that was started again and knows nothing of them.
     """
-    now = await tx.now()
-    alive = {row["id"] for row in await tx.all(_alive, at=now)} | {node_id}
-    free = [row for row in await tx.all(_holders) if _is_free(row["dispatch_owner"], alive, node_id, own)]
+    holders = await tx.all(_holders)
+    # Only then who lives: the other way round a node that joins in between would hold mailboxes and seem dead.
+    alive = {row["id"] for row in await tx.all(_alive, at=await tx.now())} | {node_id}
+    free = [row for row in holders if _is_free(row["dispatch_owner"], alive, node_id, own)]
     taken: dict[str, int] = {}
     for row in free[:at_most]:
         got = await tx.one(_take, mailbox_id=row["id"], epoch=row["dispatch_epoch"], node_id=node_id)

@@ -177,6 +177,7 @@ _page_of_state = (
     .limit(200)
 )
 _one = select(*_columns).where(message.c.id == bindparam("row_id"))
+_with_pieces = select(message.c.id).where(message.c.pieces > literal(0))
 _NEWEST = "~"
 
 
@@ -337,6 +338,11 @@ async def page(tx: Transaction, *, before: str = _NEWEST, state: str = "") -> li
 async def one(tx: Transaction, queue_id: str) -> Summary | None:
     row = await tx.one(_one, row_id=queue_id)
     return _summary(row) if row else None
+
+
+async def with_pieces(tx: Transaction) -> set[str]:
+    """Ids of the messages whose bodies lie in the spool."""
+    return {row["id"] for row in await tx.all(_with_pieces)}
 
 
 async def _line(tx: Transaction, now: float, kind: str, about: QueuedMessage, **detail: object) -> None:

@@ -8,11 +8,13 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.sql.expression import ClauseElement
 
 from .compiling import Compiler
-from .database import CommitUnknown, DatabaseUnavailable, Row, Work
+from .database import CommitUnknown, DatabaseUnavailable, Duplicate, Row, Work
 
 T = TypeVar("T")
 TRIES = 8
 """How often a transaction is run again after a conflict with another one (40001, 40P01)."""
+PATIENCE = 30.0
+"""Seconds to wait for a connection, and for the answer to a statement."""
 
 _compiled = Compiler(PGDialect_asyncpg())  # type: ignore[no-untyped-call]
 _CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
@@ -52,7 +54,7 @@ class PostgresDatabase:
     async def open(cls, url: str, *, connections: int = 12) -> "PostgresDatabase":
         """Raises DatabaseUnavailable where it cannot be reached or does not wait for the disk."""
         try:
-            pool = await asyncpg.create_pool(url, min_size=1, max_size=connections, command_timeout=30)
+            pool = await asyncpg.create_pool(url, min_size=1, max_size=connections, command_timeout=PATIENCE)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as cause:
             raise DatabaseUnavailable(f"the database cannot be reached: {cause}") from cause
         database = cls(pool)
@@ -67,7 +69,10 @@ class PostgresDatabase:
 
     async def read(self, work: Work[T]) -> T:
         try:
-            async with self._pool.acquire() as connection:
+            async with (
+                self._pool.acquire(timeout=PATIENCE) as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
                 return await work(PostgresTransaction(connection))
         except (*_LOST, TimeoutError) as cause:
             raise DatabaseUnavailable(str(cause)) from cause
@@ -83,7 +88,7 @@ class PostgresDatabase:
 
     async def _write_once(self, work: Work[T]) -> T:
         try:
-            async with self._pool.acquire() as connection:
+            async with self._pool.acquire(timeout=PATIENCE) as connection:
                 transaction = connection.transaction()
                 await transaction.start()
                 try:
@@ -93,6 +98,8 @@ class PostgresDatabase:
                     raise
                 await _commit(transaction)
                 return result
+        except asyncpg.UniqueViolationError as cause:
+            raise Duplicate(str(cause)) from cause
         except (*_LOST, TimeoutError) as cause:
             raise DatabaseUnavailable(str(cause)) from cause
 

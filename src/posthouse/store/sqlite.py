@@ -18,7 +18,7 @@ from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.sql.expression import ClauseElement
 
 from .compiling import Compiler
-from .database import DatabaseUnavailable, Row, Work
+from .database import DatabaseUnavailable, Duplicate, Row, Work
 
 T = TypeVar("T")
 GROUP = 500
@@ -52,7 +52,10 @@ class SqliteTransaction:
 
     def _execute(self, statement: ClauseElement, parameters: dict[str, Any]) -> sqlite3.Cursor:
         compiled = _compiled(statement)
-        return self._connection.execute(compiled.text, compiled.values(parameters))
+        try:
+            return self._connection.execute(compiled.text, compiled.values(parameters))
+        except sqlite3.IntegrityError as cause:
+            raise Duplicate(str(cause)) from cause
 
 
 class SqliteDatabase:
@@ -77,6 +80,7 @@ class SqliteDatabase:
     def _read(self, work: Work[T]) -> T:
         if not hasattr(self._reading, "connection"):
             self._reading.connection = connect(self._path)
+            self._reading.connection.execute("PRAGMA query_only=ON")
         connection: sqlite3.Connection = self._reading.connection
         try:
             connection.execute("BEGIN")

@@ -1,0 +1,320 @@
+"""Builds every part from settings; starts, drains and stops them. Nothing else builds parts."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import structlog
+
+from posthouse.net.channel import Channel
+from posthouse.net.http import HttpClient
+from posthouse.net.listener import Listener, bound_socket
+from posthouse.problems import problem
+from posthouse.protocol.smtp_server import ServerPolicy
+from posthouse.services.authorise import Authorise
+from posthouse.services.clock import Clock
+from posthouse.services.credentials import Credentials
+from posthouse.services.device_login import DeviceLogins
+from posthouse.services.directory import Directory
+from posthouse.services.dispatcher import Dispatcher
+from posthouse.services.following import Following
+from posthouse.services.sign_in import SignIn
+from posthouse.services.submission import Door, Submission
+from posthouse.services.token_keeper import TokenKeeper
+from posthouse.settings import ListenAt, Settings
+from posthouse.store import leases, messages
+from posthouse.store.database import CommitUnknown, DatabaseUnavailable
+from posthouse.store.events import Event
+from posthouse.store.lock import DataLock, refuse_network_file_system
+from posthouse.store.opening import Store, open_store
+from posthouse.web.parts import Parts
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+DRAIN = 10.0
+"""Seconds that conversations get to end when the gateway is stopped."""
+LOOK_AFTER = 1.0
+
+log = structlog.get_logger("app")
+
+
+class Gateway:
+    """All parts of one gateway over one data directory. `open()` first; then some or all of it is started."""
+
+    def __init__(self, settings: Settings, parts: Parts, http: HttpClient, lock: DataLock) -> None:
+        self.settings = settings
+        self.parts = parts
+        self._http = http
+        self._lock = lock
+        self._listeners: list[Listener] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._servers: list[Any] = []
+        self._web: FastAPI | None = None
+        self.smtp_ports: list[int] = []
+
+    @property
+    def web(self) -> "FastAPI":
+        """Page and API; imported here, since that takes longer than everything else."""
+        if self._web is None:
+            from posthouse.web.app import build
+
+            self._web = build(self.parts)
+        return self._web
+
+    async def start_listeners(self) -> None:
+        """Raises ProblemError where a port cannot be had."""
+        for place in self.settings.smtp:
+            door = _smtp_door(self.settings, place, self.parts.submission.hostname)
+            tls = _server_context(self.settings) if place.security == "tls" else None
+
+            async def handler(channel: Channel, door: Door = door) -> None:
+                await self.parts.submission.serve(channel, door)
+
+            listener = await _listen(place, handler, tls)
+            self._listeners.append(listener)
+            self.smtp_ports.append(listener.port)
+            log.info("listening", protocol="smtp", at=f"{place.host}:{listener.port}", security=place.security)
+
+    async def start_background(self) -> None:
+        """Following events, refreshing, dispatching, looking after sign-ins."""
+        parts = self.parts
+        await parts.following.start()
+        await self._sweep()
+        for name, work in (
+            ("following", parts.following.run()),
+            ("token keeper", parts.keeper.run()),
+            ("dispatcher", parts.dispatcher.run()),
+            ("authorisations", _every(LOOK_AFTER, parts.authorise.look_after)),
+        ):
+            self._tasks.append(asyncio.create_task(_watched(name, work), name=name))
+
+    async def start_web(self) -> None:
+        """Page and API on their port and on the control socket."""
+        from posthouse.web.serving import WebServer
+
+        control = _control_socket(self.settings.data)
+        app = await asyncio.to_thread(lambda: self.web)
+        self._servers = [WebServer.on_tcp(app, self._web_socket()), WebServer.on_control(app, control)]
+        for server in self._servers:
+            await server.start()
+        log.info("listening", protocol="http", at=str(self.settings.web))
+
+    def _web_socket(self) -> socket.socket:
+        place = self.settings.web
+        try:
+            return bound_socket(place.host, place.port)
+        except OSError as cause:
+            raise _port_problem(place, cause) from None
+
+    async def _sweep(self) -> None:
+        """What a crash has left in the spool belongs to nobody."""
+        store = self.parts.store
+        swept = await store.spool.sweep(await store.database.read(messages.with_pieces))
+        if swept:
+            log.info("spool swept", files=swept)
+
+    async def close(self) -> None:
+        """Take no more, let conversations end, write what is not written, give leases back."""
+        for server in self._servers:
+            await server.stop()
+        await asyncio.gather(*(listener.close(DRAIN) for listener in self._listeners))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not await self.parts.keeper.finish():
+            log.error("a renewed token could not be written to the database before stopping")
+        if self._tasks:
+            with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
+                await self.parts.store.database.write(lambda tx: leases.leave(tx, self.parts.dispatcher.node_id))
+        (self.settings.data / "control.sock").unlink(missing_ok=True) if self._servers else None
+        await self._http.close()
+        self.parts.logins.close()
+        await self.parts.store.close()
+        self._lock.release()
+
+
+@asynccontextmanager
+async def gateway(
+    settings: Settings, *, create: bool = False, clock: Clock = time.time, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Gateway]:
+    """The parts over a data directory, with nothing started yet. `create` makes the directory. Raises ProblemError."""
+    built = await open_gateway(settings, create=create, clock=clock, environment=environment)
+    try:
+        yield built
+    finally:
+        await built.close()
+
+
+async def open_gateway(
+    settings: Settings, *, create: bool = False, clock: Clock = time.time, environment: Mapping[str, str] | None = None
+) -> Gateway:
+    """As `gateway`; whoever calls it closes it."""
+    lock = _take_data(settings, create=create)
+    try:
+        store = await open_store(settings.data, settings.database, os.environ if environment is None else environment)
+    except BaseException:
+        lock.release()
+        raise
+    http = HttpClient()
+    parts = _build(settings, store, http, clock)
+    await parts.directory.refresh()
+    return Gateway(settings, parts, http, lock)
+
+
+def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> Parts:
+    hostname = _hostname(settings)
+    node_id = _node_id(settings.data)
+    directory = Directory(store)
+    sign_in = SignIn(directory, http, clock)
+    keeper = TokenKeeper(store, sign_in, clock, node_id)
+    credentials = Credentials(store, directory, keeper)
+    dispatcher = Dispatcher(store, directory, credentials, clock, node_id, hostname)
+    logins = DeviceLogins(directory, store.sealer, clock)
+    following = Following(store, directory)
+
+    async def forget_token(event: Event) -> None:
+        if event.kind.startswith("token."):
+            keeper.forget(event.subject)
+
+    following.listen(forget_token)
+    following.listen(dispatcher.on_event)
+    return Parts(
+        settings=settings,
+        store=store,
+        directory=directory,
+        keeper=keeper,
+        authorise=Authorise(store, directory, sign_in, clock, settings.external_url, hostname),
+        credentials=credentials,
+        dispatcher=dispatcher,
+        submission=Submission(store, directory, logins, clock, hostname, dispatcher.accepted),
+        logins=logins,
+        following=following,
+        clock=clock,
+    )
+
+
+def _take_data(settings: Settings, *, create: bool) -> DataLock:
+    data = settings.data
+    if not data.is_dir():
+        if not create:
+            raise problem("data.missing", f"No Posthouse data in {data}.", "Start `posthouse serve` first.", status=64)
+        data.mkdir(mode=0o700, parents=True)
+    if not settings.database:
+        with contextlib.suppress(FileNotFoundError):
+            refuse_network_file_system(data, Path("/proc/mounts").read_text())
+    return DataLock(data)
+
+
+def _node_id(data: Path) -> str:
+    """This data directory's name among the nodes; the lock makes sure that only one process bears it."""
+    path = data / "node"
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text().strip()
+    path.write_text(f"node_{secrets.token_hex(8)}\n")
+    return path.read_text().strip()
+
+
+def _hostname(settings: Settings) -> str:
+    host = urlsplit(settings.external_url).hostname or ""
+    return host if "." in host else socket.gethostname() or "localhost"
+
+
+def _smtp_door(settings: Settings, place: ListenAt, hostname: str) -> Door:
+    policy = ServerPolicy(
+        hostname,
+        starttls=place.security == "starttls",
+        tls=place.security == "tls",
+        auth_needs_tls=not (place.loopback and place.security == "plain"),
+    )
+    if place.security != "starttls":
+        return Door(policy)
+    context = _server_context(settings)
+
+    async def start_tls(channel: Channel) -> None:
+        await channel.start_tls(context, server_side=True)
+
+    return Door(policy, start_tls)
+
+
+def _server_context(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(str(settings.certificate), str(settings.key))
+    except (ssl.SSLError, OSError) as cause:
+        raise problem(
+            "tls.unusable", f"The certificate or its key cannot be used: {cause}.", "Both have to be PEM files."
+        ) from None
+    return context
+
+
+async def _listen(place: ListenAt, handler: Any, tls: ssl.SSLContext | None) -> Listener:
+    try:
+        return await Listener.open(place.host, place.port, handler, tls=tls, on_crash=_crashed)
+    except OSError as cause:
+        raise _port_problem(place, cause) from None
+
+
+def _port_problem(place: ListenAt, cause: OSError) -> Exception:
+    return problem(
+        "listen.impossible",
+        f"Cannot listen at {place}: {cause.strerror or cause}.",
+        "Stop what listens there, or choose another port in [listen].",
+        status=75,
+    )
+
+
+def _control_socket(data: Path) -> socket.socket:
+    """Only the same user can open it: the directory and the socket are closed to everybody else."""
+    path = data / "control.sock"
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        listening.bind(str(path))
+    except OSError as cause:
+        raise problem(
+            "control.impossible", f"Cannot make {path}: {cause.strerror or cause}.", "Choose a shorter data directory."
+        ) from None
+    finally:
+        os.umask(before)
+    listening.setblocking(False)
+    return listening
+
+
+def _crashed(cause: BaseException) -> None:
+    log.error("conversation crashed", kind=type(cause).__name__, where=_place_of(cause))
+
+
+def _place_of(cause: BaseException) -> str:
+    """File and line, without any value that could be a secret."""
+    trace = cause.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
+
+
+async def _every(seconds: float, work: Any) -> None:
+    while True:
+        await work()
+        await asyncio.sleep(seconds)
+
+
+async def _watched(name: str, work: Coroutine[Any, Any, None]) -> None:
+    """A background part that falls down is a fault of ours; say where, and let the others go on."""
+    try:
+        await work
+    except asyncio.CancelledError:
+        raise
+    except Exception as cause:
+        log.error("background part stopped", part=name, kind=type(cause).__name__, where=_place_of(cause))
+        raise
