@@ -76,8 +76,8 @@ def read_request(form: Mapping[str, str], back: ReturnAddress) -> AuthorizeReque
     if form.get("code_challenge_method") != "S256" or not CHALLENGE.fullmatch(challenge):
         raise AuthorizeError("invalid_request", "A code_challenge with the method S256 is needed.")
     prompts = tuple(form.get("prompt", "").split())
-    if unknown := set(prompts) - {"none", *PROMPTS} or ("none" in prompts and prompts != ("none",)):
-        raise AuthorizeError("invalid_request", f"prompt is wrong: {unknown}.")
+    if prompts != ("none",) and not set(prompts) <= set(PROMPTS):
+        raise AuthorizeError("invalid_request", f"prompt is none alone, or of {', '.join(PROMPTS)}.")
     nonce, hint = form.get("nonce", ""), form.get("login_hint", "")
     return AuthorizeRequest(back, read_scopes(form), challenge, nonce, prompts, hint)
 
