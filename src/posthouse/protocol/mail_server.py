@@ -9,7 +9,7 @@ The reading methods are generators: they yield None while octets or a decision a
 import base64
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 from posthouse.protocol.maildrop import MailStore
 from posthouse.protocol.reading import Buffer, TooLong
@@ -89,6 +89,7 @@ class MailServer:
     """The frame of an engine. A protocol adds `_conversation`, and `_farewell` for its last words."""
 
     policy: Policy
+    too_much: ClassVar[str] = "Too much at once."
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -112,7 +113,7 @@ class MailServer:
         """Octets from the client, b"" when it has closed."""
         self._eof = self._eof or not data
         waiting = self._deciding or self._handshaking
-        if waiting and len(self._buffer) + len(data) > self.policy.line_limit:
+        if waiting and len(self._buffer) + len(data) > max(self.policy.line_limit, RESPONSE_LIMIT):
             self._flooded = True
         else:
             self._buffer.feed(data)
@@ -199,7 +200,7 @@ class MailServer:
         except Over as end:
             reason = str(end)
         except TooLong as fault:
-            reason = str(self._end("Too much at once.", f"the client sent {fault} without an end"))
+            reason = str(self._end(self.too_much, f"the client sent {fault} without an end"))
         yield from self._closing(reason)
 
     def _closing(self, reason: str) -> Generator[Event | None, None, None]:
@@ -257,7 +258,7 @@ class MailServer:
             yield None
         self._deciding, self._decision = False, None
         if self._flooded:
-            raise self._end("Too much at once.", "the client did not wait for its answer")
+            raise self._end(self.too_much, "the client did not wait for its answer")
         if isinstance(decision, Refused) and decision.challenge and credentials.mechanism != "LOGIN":
             self._out.append(b"+ " + base64.b64encode(decision.challenge.encode()) + b"\r\n")
             yield from self._line(RESPONSE_LIMIT)
