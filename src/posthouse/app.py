@@ -7,7 +7,7 @@ import secrets
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,12 +91,18 @@ class Gateway:
         await parts.following.start()
         await self._sweep()
         for name, work in (
-            ("following", parts.following.run()),
-            ("token keeper", parts.keeper.run()),
-            ("dispatcher", parts.dispatcher.run()),
-            ("authorisations", _every(LOOK_AFTER, parts.authorise.look_after)),
+            ("following", parts.following.run),
+            ("token keeper", parts.keeper.run),
+            ("dispatcher", parts.dispatcher.run),
+            ("authorisations", self._look_after),
         ):
             self._tasks.append(asyncio.create_task(_watched(name, work), name=name))
+
+    async def _look_after(self) -> None:
+        while True:
+            with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
+                await self.parts.authorise.look_after()
+            await asyncio.sleep(LOOK_AFTER)
 
     async def start_web(self) -> None:
         """Page and API on their port and on the control socket."""
@@ -303,18 +309,14 @@ def _place_of(cause: BaseException) -> str:
     return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
 
 
-async def _every(seconds: float, work: Any) -> None:
+async def _watched(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """A background part that falls down is a fault of ours: say where, and start it again, the others go on."""
+    pause = 1.0
     while True:
-        await work()
-        await asyncio.sleep(seconds)
-
-
-async def _watched(name: str, work: Coroutine[Any, Any, None]) -> None:
-    """A background part that falls down is a fault of ours; say where, and let the others go on."""
-    try:
-        await work
-    except asyncio.CancelledError:
-        raise
-    except Exception as cause:
-        log.error("background part stopped", part=name, kind=type(cause).__name__, where=_place_of(cause))
-        raise
+        try:
+            await work()
+            return
+        except Exception as cause:
+            log.error("background part fell down", part=name, kind=type(cause).__name__, where=_place_of(cause))
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 30.0)

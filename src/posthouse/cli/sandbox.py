@@ -1,0 +1,48 @@
+"""`posthouse sandbox`: the provider in a box alone."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import click
+
+from posthouse.cli.options import common
+from posthouse.cli.running import run, stop_on_signals
+
+
+@click.command(epilog="Example:  posthouse sandbox --directory ./box")
+@common
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("posthouse-sandbox"),
+    show_default=True,
+    help="Where its certificate, its addresses (sandbox.json) and its control key lie.",
+)
+@click.option("--port", default=0, help="Port of its sign-in page; 0 lets the system choose.")
+def sandbox(config: Path | None, debug: bool, directory: Path, port: int) -> int:
+    """A mail provider in a box: OAuth sign-in, SMTP, IMAP and POP3 on loopback, to try things out. It keeps no mail."""
+    return run(_run(directory, port))
+
+
+async def _run(directory: Path, port: int) -> int:
+    from posthouse.sandbox.box import Sandbox, run
+    from posthouse.sandbox.settings import SandboxSettings
+
+    def ready(box: Sandbox) -> None:
+        for name, value in box.describe().items():
+            if isinstance(value, str):
+                click.echo(f"{name:16} {value}")
+        click.echo("Ready. Ctrl-C stops it.")
+
+    stop = stop_on_signals()
+    work = asyncio.create_task(run(SandboxSettings(directory=directory, http_port=port), ready))
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if work.done():
+        await work
+    work.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+    stopped.cancel()
+    return 0
