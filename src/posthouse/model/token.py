@@ -53,6 +53,7 @@ class Grant:
     person: str
     intent_serial: int | None = field(default=None)
     intent_at: float = 0.0
+    lease_epoch: int = 0
 
     @property
     def answer_was_lost(self) -> bool:

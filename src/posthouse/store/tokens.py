@@ -5,7 +5,7 @@ The lease decides who may send: it is taken, together with the intent to send, b
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from sqlalchemy import bindparam, delete, insert, literal, or_, select, update
 from ..model.token import Grant, Token, TokenState
 from ..secret import Secret
 from . import events
+from .compiling import insert_if_absent
 from .database import Row, Transaction
 from .ids import new_id
 from .sealing import Sealer
@@ -34,7 +35,8 @@ class SettingResult:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to send one refresh request for a grant; `serial` is what the answer must be written over."""
+    """The right to send one refresh request for `grant`, which is as it was before: `answer_was_lost` tells of
+    an earlier request. The answer must be written over the grant's serial."""
 
     grant: Grant
     epoch: int
@@ -51,8 +53,9 @@ _token_by_key = select(token).where(
     token.c.app_id == bindparam("app"), token.c.account == bindparam("person"), token.c.name == bindparam("label")
 )
 _tokens = select(token).order_by(token.c.account, token.c.name)
-_insert_token = insert(token).values(
-    {name: bindparam(name) for name in ("id", "app_id", "account", "name", "state", "since")}
+_token_for_change = _token_by_id.with_for_update()
+_make_token = insert_if_absent(
+    token, **{name: bindparam(name) for name in ("id", "app_id", "account", "name", "state", "since")}
 )
 _set_state = (
     update(token)
@@ -78,6 +81,7 @@ _point = (
 )
 _delete_token = delete(token).where(token.c.id == bindparam("row_id"))
 _grant_by_id = select(grant).where(grant.c.id == bindparam("row_id"))
+_grant_for_change = _grant_by_id.with_for_update()
 _grants_of_token = select(grant).where(grant.c.token_id == bindparam("of_token"))
 _grant_columns = (
     "id", "token_id", "serial", "sealed", "issuer", "subject", "person", "scopes",
@@ -134,7 +138,11 @@ _rotate = (
 )
 _postpone = (
     update(grant)
-    .where(grant.c.id == bindparam("row_id"), grant.c.serial == bindparam("seen_serial"))
+    .where(
+        grant.c.id == bindparam("row_id"),
+        grant.c.serial == bindparam("seen_serial"),
+        grant.c.lease_epoch == bindparam("seen_epoch"),
+    )
     .values(
         failures=grant.c.failures + 1,
         last_error=bindparam("error"),
@@ -143,11 +151,7 @@ _postpone = (
         lease_until=0.0,
     )
 )
-_answered = (
-    update(grant)
-    .where(grant.c.id == bindparam("row_id"), grant.c.serial == bindparam("seen_serial"))
-    .values(intent_serial=None)
-)
+_answered = update(grant).where(grant.c.id == bindparam("row_id")).values(intent_serial=None)
 _settings = select(setting)
 _setting_values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in ("state", "answer", "cause", "since")}
 _update_setting = (
@@ -155,26 +159,16 @@ _update_setting = (
     .where(setting.c.mailbox_id == bindparam("mailbox"), setting.c.kind == bindparam("protocol"))
     .values(_setting_values)
 )
-_insert_setting = insert(setting).values(
-    {"mailbox_id": bindparam("mailbox"), "kind": bindparam("protocol")} | _setting_values
-)
+_make_setting = insert_if_absent(setting, mailbox_id=bindparam("mailbox"), kind=bindparam("protocol"))
 
 
 async def ensure(tx: Transaction, app_id: str, account: str, name: str, now: float) -> Token:
     """The token of (app, account, name), made as not acquired when there is none."""
     row = await tx.one(_token_by_key, app=app_id, person=account, label=name)
     if row is None:
-        row_id = new_id("tk")
-        await tx.run(
-            _insert_token,
-            id=row_id,
-            app_id=app_id,
-            account=account,
-            name=name,
-            state=str(TokenState.NOT_ACQUIRED),
-            since=now,
-        )
-        row = await tx.one(_token_by_id, row_id=row_id)
+        state = str(TokenState.NOT_ACQUIRED)
+        await tx.run(_make_token, id=new_id("tk"), app_id=app_id, account=account, name=name, state=state, since=now)
+        row = await tx.one(_token_by_key, app=app_id, person=account, label=name)
     assert row is not None  # noqa: S101
     return _token(row)
 
@@ -192,7 +186,7 @@ async def set_state(
     tx: Transaction, token_id: str, state: TokenState, now: float, reason: str = "", detail: str = ""
 ) -> bool:
     """Change the state and write its event; nothing happens when it is that already."""
-    row = await tx.one(_token_by_id, row_id=token_id)
+    row = await tx.one(_token_for_change, row_id=token_id)
     if row is None or (row["state"], row["reason"], row["detail"]) == (str(state), reason, detail):
         return False
     since = row["since"] if row["state"] == str(state) else now
@@ -281,22 +275,25 @@ async def lease(
     """Take the right to refresh `serial` and write down the intent; None where another holds it or was faster.
 
     `former_owner` is this process's own name before it was started again: its leases are taken over at once.
+    Raises Unsealable.
     """
+    before = await tx.one(_grant_for_change, row_id=grant_id)
+    if before is None:
+        return None
     now = await tx.now()
     got = await tx.one(
         _lease,
         row_id=grant_id,
         seen_serial=serial,
         now=now,
-        former_owner=former_owner or owner,
+        former_owner=former_owner,
         owner=owner,
         until=now + seconds,
     )
     if got is None:
         return None
-    before = await get_grant(tx, sealer, grant_id)
-    assert before is not None  # noqa: S101
-    return Lease(before, got["lease_epoch"], now + seconds)
+    epoch: int = got["lease_epoch"]
+    return Lease(replace(_grant(before, sealer), lease_epoch=epoch), epoch, now + seconds)
 
 
 async def rotate(
@@ -330,10 +327,20 @@ async def rotate(
 
 
 async def postpone(tx: Transaction, old: Grant, error: str, next_refresh_at: float, *, answered: bool) -> None:
-    """A temporary failure. `answered`: the provider spoke, so nothing was rotated behind our back."""
-    await tx.run(_postpone, row_id=old.id, seen_serial=old.serial, error=error, new_next=next_refresh_at)
-    if answered:
-        await tx.run(_answered, row_id=old.id, seen_serial=old.serial)
+    """A failure that leaves the grant as it is; nothing happens where the lease has gone to another.
+
+    `answered`: the provider spoke, so this request rotated nothing behind our back; an earlier one still may have.
+    """
+    ours = await tx.run(
+        _postpone,
+        row_id=old.id,
+        seen_serial=old.serial,
+        seen_epoch=old.lease_epoch,
+        error=error,
+        new_next=next_refresh_at,
+    )
+    if ours and answered and not old.answer_was_lost:
+        await tx.run(_answered, row_id=old.id)
 
 
 async def set_result(
@@ -341,8 +348,8 @@ async def set_result(
 ) -> None:
     """Write down how a protocol fared."""
     values = {"new_state": state, "new_answer": answer, "new_cause": cause, "new_since": now}
-    if not await tx.run(_update_setting, mailbox=mailbox_id, protocol=protocol, **values):
-        await tx.run(_insert_setting, mailbox=mailbox_id, protocol=protocol, **values)
+    await tx.run(_make_setting, mailbox=mailbox_id, protocol=protocol)
+    await tx.run(_update_setting, mailbox=mailbox_id, protocol=protocol, **values)
 
 
 async def results(tx: Transaction) -> dict[tuple[str, str], SettingResult]:
@@ -400,4 +407,5 @@ def _grant(row: Row, sealer: Sealer) -> Grant:
         person=row["person"],
         intent_serial=row["intent_serial"],
         intent_at=row["intent_at"],
+        lease_epoch=row["lease_epoch"],
     )
