@@ -217,7 +217,7 @@ async def test_a_new_life_has_new_uid_validities(directory: Path) -> None:
 # Faults
 
 
-@pytest.mark.parametrize("stage", ["connect", "authenticate", "select", "fetch"])
+@pytest.mark.parametrize("stage", ["connect", "auth", "select", "fetch"])
 async def test_a_cut_at_each_stage_ends_the_connection_once(box: Sandbox, stage: str) -> None:
     box.post.put(ALICE, BOB, b"Subject: hi\r\n\r\n")
     box.faults.add(Fault(f"imap.{stage}", "cut", times=1))
@@ -256,7 +256,7 @@ async def test_goodbye_at_the_greeting_a_login_and_a_command(box: Sandbox) -> No
     box.faults.add(Fault("imap.connect", "answer", reply="BYE Connection closed. 14", times=1))
     with pytest.raises(imaplib.IMAP4.error, match=r"Connection closed\. 14"):
         await read(box)
-    box.faults.add(Fault("imap.authenticate", "answer", person=ALICE, reply="NO Not today", times=1))
+    box.faults.add(Fault("imap.auth", "answer", person=ALICE, reply="NO Not today", times=1))
     with pytest.raises(imaplib.IMAP4.error, match="Not today"):
         await read(box)
     box.faults.add(Fault("imap.select", "answer", reply="BYE Connection closed. 14", times=1))

@@ -22,7 +22,8 @@ from .control import Control
 from .faults import Faults
 from .grants import Ledger, Rules
 from .identity import signing_key
-from .imap import ImapDoor
+from .mailbox_door import MailboxDoor
+from .mailbox_kinds import IMAP, POP3
 from .pages import page
 from .post import Limits, PostOffice
 from .provider import Provider
@@ -121,7 +122,11 @@ class Sandbox:
         settings = self.settings
         self.post.issuer = self.issuer
         smtp, smtps = (SmtpDoor(self.post, self.faults, context, tls_first) for tls_first in (False, True))
-        imap, imaps = (ImapDoor(self.post, self.faults, context, tls_first) for tls_first in (False, True))
+        imap, imaps, pop3, pop3s = (
+            MailboxDoor(kind, self.post, self.faults, context, tls_first)
+            for kind in (IMAP, POP3)
+            for tls_first in (False, True)
+        )
         return Ports(
             http,
             control,
@@ -129,8 +134,8 @@ class Sandbox:
             await self._listen(settings.smtps_port, smtps.serve, context),
             await self._listen(settings.imap_port, imap.serve),
             await self._listen(settings.imaps_port, imaps.serve, context),
-            0,
-            0,
+            await self._listen(settings.pop3_port, pop3.serve),
+            await self._listen(settings.pop3s_port, pop3s.serve, context),
         )
 
     async def _listen(self, port: int, handler: Handler, tls: ssl.SSLContext | None = None) -> int:

@@ -20,7 +20,7 @@ PLACES = (
     *("jwks", "revoke", "introspect", "userinfo"),
     *("smtp", "smtp.connect", "smtp.hello", "smtp.starttls", "smtp.auth"),
     *("smtp.mail", "smtp.rcpt", "smtp.data", "smtp.body", "smtp.end"),
-    *("imap", "imap.connect", "imap.starttls", "imap.authenticate", "imap.list", "imap.select", "imap.status"),
+    *("imap", "imap.connect", "imap.starttls", "imap.auth", "imap.list", "imap.select", "imap.status"),
     *("imap.fetch", "imap.store", "imap.expunge", "imap.idle", "imap.command"),
     *("pop3", "pop3.connect", "pop3.starttls", "pop3.auth", "pop3.stat"),
     *("pop3.retr", "pop3.dele", "pop3.quit", "pop3.command"),

@@ -1,62 +1,52 @@
-"""The IMAP doors: our server engine on the post office's drops, with a provider's literal words.
+"""The doors to mailboxes, IMAP and POP3: our server engines on the drops, with a provider's literal words.
 
-The engine tells of logins only; at which command a fault switch acts is seen in what the client sends, so such a
+The engines tell of logins only; at which command a fault switch acts is seen in what the client sends, so such a
 switch needs a client that waits for each answer, as they do.
 """
 
 import asyncio
-import re
 import ssl
-from contextlib import suppress
 from dataclasses import dataclass
 
 from posthouse.net.channel import Channel
 from posthouse.net.drive import flush
-from posthouse.protocol.imap_server import Authenticate, Ended, Event, ImapServer, ServerPolicy, StartTls
+from posthouse.protocol.imap_server import ImapServer
+from posthouse.protocol.mail_server import Authenticate, Ended, Event, MailServer, StartTls
 from posthouse.protocol.sasl import Credentials
 
 from . import answers
 from .drop import Drop
-from .faults import PLACES, Fault, Faults
+from .faults import Fault, Faults
+from .mailbox_kinds import Kind
 from .post import Login, PostOffice
 
 IDLE = 1800
-_VERB = re.compile(rb"\S+ (?:UID )?([A-Za-z]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class ImapDoor:
+class MailboxDoor:
     """`serve` is the handler of a listener; `tls_first` where TLS comes before the greeting."""
 
+    kind: Kind
     post: PostOffice
     faults: Faults
     context: ssl.SSLContext
     tls_first: bool = False
 
     async def serve(self, channel: Channel) -> None:
-        self.post.connected["imap"] += 1
-        conversation = _Conversation(self, channel, ImapServer(self._policy(), self.post.now))
+        self.post.connected[self.kind.door] += 1
+        conversation = _Conversation(self, channel, self.kind.engine(self.post, self.tls_first))
         try:
             await conversation.hold()
         finally:
             conversation.leave()
 
-    def _policy(self) -> ServerPolicy:
-        return ServerPolicy(
-            mechanisms=self.post.settings.mechanisms,
-            starttls=not self.tls_first,
-            tls=self.tls_first,
-            auth_needs_tls=True,
-            login_refusal=answers.IMAP_LOGIN_REFUSED,
-            message_limit=self.post.limits.message_size,
-        )
-
 
 @dataclass(slots=True)
 class _Conversation:
-    door: ImapDoor
+    door: MailboxDoor
     channel: Channel
-    engine: ImapServer
+    engine: MailServer
     login: Login | None = None
     drop: Drop | None = None
     watching: asyncio.Task[None] | None = None
@@ -64,7 +54,7 @@ class _Conversation:
 
     async def hold(self) -> None:
         """The whole of it, up to the end or a cut."""
-        fault = self.door.faults.take("imap.connect")
+        fault = self._fault("connect")
         if fault is not None and await self._is_over(fault):
             return
         while True:
@@ -81,7 +71,11 @@ class _Conversation:
         if self.watching is not None:
             self.watching.cancel()
         if self.login is not None:
-            self.door.post.open["imap"][self.login.mailbox] -= 1
+            self._open[self.login.mailbox] -= 1
+
+    @property
+    def _open(self) -> dict[str, int]:
+        return self.door.post.open[self.door.kind.door]
 
     def _share_changes(self) -> None:
         """Others who watch the same mailbox hear of what this client has changed."""
@@ -89,10 +83,13 @@ class _Conversation:
             self.seen = self.drop.store.changes
             self.drop.changed()
 
+    def _fault(self, stage: str, *people: str) -> Fault | None:
+        return self.door.faults.take(f"{self.door.kind.door}.{stage}", *people)
+
     async def _is_over(self, fault: Fault) -> bool:
         await asyncio.sleep(fault.delay)
         if fault.action == "answer":
-            self.channel.write(f"* BYE {fault.literal.partition(' ')[2]}\r\n".encode())
+            self.channel.write(f"{self.door.kind.goodbye(fault.literal)}\r\n".encode())
         elif fault.action != "pass":
             self.channel.abort()
         return fault.action != "pass"
@@ -117,16 +114,12 @@ class _Conversation:
         return fault.action in ("answer", "pass")
 
     def _fault_at_command(self, data: bytes) -> Fault | None:
-        verb = _VERB.match(data)
-        name = verb[1].decode().lower() if verb else ""
-        place = f"imap.{name}" if f"imap.{name}" in PLACES else "imap.command"
-        if not name or name == "authenticate":
-            return None
+        place = self.door.kind.place(data)
         people = (self.login.person, self.login.mailbox) if self.login else ()
-        return self.door.faults.take(place, *people)
+        return self.door.faults.take(place, *people) if place else None
 
     def _force(self, fault: Fault) -> None:
-        status, _, text = fault.literal.partition(" ")
+        status, text = self.door.kind.forced(fault.literal)
         if status == "BYE":
             self.engine.bye(text)
         else:
@@ -145,23 +138,23 @@ class _Conversation:
 
     async def _authenticate(self, credentials: Credentials) -> bool:
         people = (credentials.user, self.door.post.address_of(credentials.user))
-        fault = self.door.faults.take("imap.authenticate", *people)
+        fault = self._fault("auth", *people)
         if fault is None:
             self._decide(credentials)
             return True
         await asyncio.sleep(fault.delay)
         if fault.action == "answer":
-            self.engine.refuse(fault.literal.partition(" ")[2])
+            self.engine.refuse(self.door.kind.forced(fault.literal)[1])
         elif fault.action == "pass":
             self._decide(credentials)
         return fault.action in ("answer", "pass")
 
     def _decide(self, credentials: Credentials) -> None:
-        post = self.door.post
-        login = post.admit("imap", credentials)
+        post, kind = self.door.post, self.door.kind
+        login = post.admit(kind.door, credentials)
         if login is None:
-            self.engine.refuse(answers.IMAP_REFUSED, challenge=post.challenge(credentials))
-        elif post.is_full(login.mailbox):
+            self.engine.refuse(kind.refused, challenge=post.challenge(credentials))
+        elif kind.door == "imap" and post.is_full(login.mailbox):
             challenge = post.challenge(credentials)
             self.engine.refuse(answers.IMAP_TOO_MANY, code="ALERT", challenge=challenge)
         else:
@@ -170,21 +163,21 @@ class _Conversation:
     def _enter(self, login: Login) -> None:
         post = self.door.post
         self.login, self.drop = login, post.drop(login.mailbox)
-        post.open["imap"][login.mailbox] += 1
+        self._open[login.mailbox] += 1
         self.seen = self.drop.store.changes
-        self.engine.accept(self.drop.store, connected=not post.is_off("imap", login.mailbox))
-        self.watching = asyncio.create_task(self._watch(self.drop))
+        self.engine.accept(self.drop.store, connected=not post.is_off(self.door.kind.door, login.mailbox))
+        if isinstance(self.engine, ImapServer):
+            self.watching = asyncio.create_task(self._watch(self.engine, self.drop))
 
-    async def _watch(self, drop: Drop) -> None:
+    async def _watch(self, engine: ImapServer, drop: Drop) -> None:
         """Tell an idling client what is new."""
         news = asyncio.Event()
         drop.watchers.add(news)
-        with suppress(ConnectionError):
-            try:
-                while True:
-                    await news.wait()
-                    news.clear()
-                    self.engine.poll()
-                    await flush(self.engine, self.channel, IDLE)
-            finally:
-                drop.watchers.discard(news)
+        try:
+            while True:
+                await news.wait()
+                news.clear()
+                engine.poll()
+                self.channel.write(engine.data_to_send())
+        finally:
+            drop.watchers.discard(news)
