@@ -231,7 +231,7 @@ async def _until_sent(gateway: "Gateway", queue_id: str) -> None:
 
 async def _read_back(gateway: "Gateway", subject: str) -> None:
     from posthouse.protocol.imap_responses import Fetched
-    from posthouse.services.reading import open_imap
+    from posthouse.services.imap_session import open_imap
 
     parts = gateway.parts
     way = await parts.credentials.way(parts.directory.now.by_address[RECIPIENT], "imap")

@@ -8,7 +8,8 @@ from posthouse.model.mailbox import Mailbox, Protocol
 from posthouse.providers.catalogue import Entry, explain_imap, explain_network, explain_pop3, explain_smtp
 from posthouse.providers.provider import Family
 from posthouse.services.credentials import Way
-from posthouse.services.reading import open_imap
+from posthouse.services.imap_session import open_imap
+from posthouse.services.pop_session import open_pop
 from posthouse.services.upstream import UpstreamFailed, open_smtp
 
 Verdict = Literal["proved", "refused", "unreachable"]
@@ -58,7 +59,12 @@ async def _try_imap(mailbox: Mailbox, way: Way, hostname: str) -> str:
 
 
 async def _try_pop3(mailbox: Mailbox, way: Way, hostname: str) -> str:
-    raise UpstreamFailed("command", "POP3 is not yet available")
+    session = await open_pop(way.endpoint, way.login, ca_file=way.ca_file, timeout=mailbox.settings.timeout)
+    try:
+        size = await session.size()
+    finally:
+        await session.close()
+    return f"{size.count} messages"
 
 
 _TRIES = {"smtp": _try_smtp, "imap": _try_imap, "pop3": _try_pop3}
@@ -79,7 +85,7 @@ def _explain(protocol: Protocol, failed: UpstreamFailed, family: Family) -> Entr
     if protocol == "imap":
         status, _, text = failed.text.partition(" ")
         return explain_imap(family, status, text)
-    return explain_pop3(family, failed.text) if protocol == "pop3" else None
+    return explain_pop3(family, failed.text.removeprefix("-ERR ")) if protocol == "pop3" else None
 
 
 def _is_refusal(failed: UpstreamFailed, entry: Entry | None) -> bool:

@@ -95,10 +95,8 @@ async def _log_in(session: ImapSession, endpoint: Endpoint, login: Login) -> Non
     offered = [name.removeprefix("AUTH=") for name in engine.capabilities if name.startswith("AUTH=")]
     mechanism = sasl.pick_mechanism(offered, login.mechanisms)
     if mechanism in ("XOAUTH2", "OAUTHBEARER"):
-        token = sasl.xoauth2(login.user, login.secret)
-        if mechanism == "OAUTHBEARER":
-            token = sasl.oauthbearer(login.user, login.secret, endpoint.host, endpoint.port)
-        engine.authenticate(mechanism, token)
+        [response] = sasl.responses(mechanism, login.user, login.secret, endpoint.host, endpoint.port)
+        engine.authenticate(mechanism, response)
     elif "PLAIN" in login.mechanisms:
         engine.login(login.user, login.secret)
     else:
