@@ -3,6 +3,7 @@
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from posthouse.model.endpoint import Endpoint
 from posthouse.net.channel import Channel
@@ -39,7 +40,7 @@ class PopSession:
 
     async def next(self) -> Event:
         try:
-            event = await next_event(self.engine, self.channel, self.timeout)
+            event = cast(Event, await next_event(self.engine, self.channel, self.timeout))
         except TimeoutError:
             raise UpstreamFailed("time", "the server did not answer in time") from None
         if isinstance(event, Disconnected | ProtocolError):
