@@ -103,7 +103,11 @@ _open_browser = (
 )
 _permit = (
     update(authorisation)
-    .where(authorisation.c.id == bindparam("row_id"), authorisation.c.version == bindparam("seen_version"))
+    .where(
+        authorisation.c.id == bindparam("row_id"),
+        authorisation.c.version == bindparam("seen_version"),
+        one_of(authorisation.c.state, OPEN),
+    )
     .values(
         state="permitted",
         state_hash=None,

@@ -66,6 +66,8 @@ _use_link = (
     .values(used_at=bindparam("now"))
     .returning(sign_in_link.c.administrator_id)
 )
+_forget_links = delete(sign_in_link).where(sign_in_link.c.administrator_id == bindparam("row_id"))
+_forget_old_links = delete(sign_in_link).where(sign_in_link.c.expires_at <= bindparam("now"))
 _keys = select(api_key).order_by(api_key.c.name)
 _key = select(api_key).where(api_key.c.hash == bindparam("wanted"))
 _insert_key = insert(api_key).values(
@@ -96,7 +98,9 @@ async def add(tx: Transaction, new: Administrator, now: float) -> None:
 
 
 async def remove(tx: Transaction, row_id: str) -> None:
+    """With everything that would sign this person in."""
     await tx.run(_close_sessions, row_id=row_id)
+    await tx.run(_forget_links, row_id=row_id)
     await tx.run(_remove, row_id=row_id)
 
 
@@ -131,6 +135,7 @@ async def make_link(tx: Transaction, hash_: str, administrator_id: str, expires_
 async def use_link(tx: Transaction, hash_: str, now: float) -> str | None:
     """The administrator a link signs in, once."""
     row = await tx.one(_use_link, wanted=hash_, now=now)
+    await tx.run(_forget_old_links, now=now)
     return str(row["administrator_id"]) if row else None
 
 
