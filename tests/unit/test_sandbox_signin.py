@@ -513,3 +513,10 @@ async def test_the_front_page_shows_the_addresses(box: Sandbox, http: httpx2.Asy
     page = (await http.get("/")).text
     assert box.issuer in page
     assert "bob@sandbox.example" in page
+
+
+async def test_a_taken_port_is_an_error_and_leaves_the_other_sandbox_alone(box: Sandbox) -> None:
+    described = (box.settings.directory / "sandbox.json").read_bytes()
+    with pytest.raises(OSError, match="in use"):
+        await Sandbox(replace(box.settings, pop3s_port=box.ports.smtp)).__aenter__()
+    assert (box.settings.directory / "sandbox.json").read_bytes() == described

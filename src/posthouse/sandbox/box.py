@@ -66,6 +66,7 @@ class Sandbox:
         self.control_key = Secret(secrets.token_urlsafe(32))
         self._clock = clock
         self._closing = asyncio.Event()
+        self._described = False
         self._sockets: list[socket.socket] = []
         self._servers: list[HttpServer] = []
         self._listeners: list[Listener] = []
@@ -92,7 +93,8 @@ class Sandbox:
             listening.close()
         for opened in (self._servers, self._listeners, self._sockets):
             opened.clear()
-        (self.settings.directory / DESCRIPTION).unlink(missing_ok=True)
+        if self._described:
+            (self.settings.directory / DESCRIPTION).unlink(missing_ok=True)
 
     async def _start(self) -> None:
         directory = self.settings.directory
@@ -113,6 +115,7 @@ class Sandbox:
         await asyncio.gather(*(server.start() for server in self._servers))
         write_private(directory / CONTROL_KEY, self.control_key.reveal().encode())
         write_private(directory / DESCRIPTION, json.dumps(self.describe(), indent=2).encode())
+        self._described = True
 
     def _bound(self, port: int) -> socket.socket:
         self._sockets.append(bound_socket(self.settings.host, port))
