@@ -149,7 +149,8 @@ async def _description(path: Path, process: asyncio.subprocess.Process) -> dict[
 @asynccontextmanager
 async def _gateway(data: Path, box: dict[str, Any]) -> "AsyncIterator[tuple[Gateway, Secret]]":
     from posthouse.app import gateway
-    from posthouse.services.applying import apply, parse
+    from posthouse.services.applying import apply
+    from posthouse.services.apply_file import parse
 
     web = _free_port(8480)
     settings = Settings(
@@ -162,11 +163,11 @@ async def _gateway(data: Path, box: dict[str, Any]) -> "AsyncIterator[tuple[Gate
         parts = running.parts
         text = APPLY.format(**{name: box[name] for name in ("issuer", "ca_file", "smtp", "imap", "pop3")},
                             mailbox=MAILBOX, device=DEVICE)  # fmt: skip
-        report = await apply(parts.store, parse(text, "demo.toml", os.environ, data), parts.clock())
+        report = await apply(parts.store, parse(text, "demo.toml", os.environ), parts.clock())
         await running.start_listeners()
         await running.start_background()
         await running.start_web()
-        yield running, report.passwords[DEVICE]
+        yield running, report.generated[DEVICE]
 
 
 async def _get_token(gateway: "Gateway", box: dict[str, Any]) -> str:

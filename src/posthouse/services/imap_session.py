@@ -9,7 +9,7 @@ from posthouse.net.channel import Channel
 from posthouse.net.connect import ConnectFailed, client_context, connect, upgrade
 from posthouse.net.drive import next_event
 from posthouse.protocol import sasl
-from posthouse.protocol.imap_client import ImapClient
+from posthouse.protocol.imap_client import ImapClient, State
 from posthouse.protocol.imap_responses import Bye, Completed, Disconnected, Event, Greeting, ProtocolError, Status
 from posthouse.services.upstream import Login, UpstreamFailed
 
@@ -45,6 +45,8 @@ class ImapSession:
         event = await self._next()
         if not isinstance(event, Greeting):
             raise UpstreamFailed("greeting", _last_words(event, []))
+        if self.engine.state is not State.NOT_AUTHENTICATED:
+            raise UpstreamFailed("greeting", f"{event.condition.status} {event.condition.text}")
 
     async def close(self) -> None:
         self.engine.logout()

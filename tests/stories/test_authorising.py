@@ -1,0 +1,165 @@
+"""Stories of people who sign in, rightly and wrongly, with the sandbox as the provider."""
+
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from posthouse.oauth.code import parameters_of
+from posthouse.problems import ProblemError
+from posthouse.secret import Secret
+from posthouse.services.authorise import Redirect
+from tests.support.boxes import ALICE, BOB, PRINTER, Box, box
+from tests.support.house import House, house
+
+
+async def start_page(gateway: House, address: str) -> Redirect:
+    begun = await gateway.parts.authorise.begin(gateway.parts.directory.now.by_address[address], "browser")
+    return await gateway.parts.authorise.open_start_page(Secret(begun.url.rpartition("/")[2]))
+
+
+async def come_back(provider: Box, redirect: Redirect, person: str) -> dict[str, str]:
+    """The parameters with which the browser comes back after `person` has consented."""
+    answer = await provider.control("approve", url=redirect.url.reveal(), person=person)
+    return parameters_of(answer["url"])
+
+
+async def test_a_person_signs_in_with_a_browser(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
+        redirect = await start_page(gateway, ALICE)
+        asked = parameters_of(redirect.url.reveal())
+        assert asked["code_challenge_method"] == "S256"
+        assert "select_account" in asked["prompt"]
+        parameters = await come_back(provider, redirect, ALICE)
+        attempt = await gateway.parts.authorise.callback(parameters, redirect.cookie)
+        assert attempt.state == "done"
+        token = await gateway.token(ALICE)
+        assert token.state == "acquired"
+        assert token.pinned is not None
+
+
+async def test_the_wrong_person_is_refused_with_both_names_and_the_consent_is_given_back(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
+        redirect = await start_page(gateway, ALICE)
+        attempt = await gateway.parts.authorise.callback(await come_back(provider, redirect, BOB), redirect.cookie)
+        assert (attempt.state, attempt.reason) == ("refused", "wrong_person")
+        assert ALICE in attempt.detail
+        assert BOB in attempt.detail
+        assert (await gateway.token(ALICE)).state == "not_acquired"
+        state = await provider.control_state()
+        assert [known["ended"] for known in state["grants"]] == [True]
+
+
+async def test_the_wrong_person_leaves_a_token_that_serves_as_it_was(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
+        await gateway.by_device(ALICE, provider.approve_as(ALICE))
+        assert (await gateway.by_device(ALICE, provider.approve_as(BOB))).state == "refused"
+        assert (await gateway.token(ALICE)).state == "acquired"
+        await gateway.until_message(await gateway.send(PRINTER, BOB, "Still"), "sent")
+
+
+async def test_after_the_first_consent_the_person_is_pinned_and_the_name_no_longer_counts(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
+        await gateway.by_device(ALICE, provider.approve_as(ALICE))
+        pinned = (await gateway.token(ALICE)).pinned
+        assert (await gateway.by_device(ALICE, provider.approve_as(ALICE))).state == "done"
+        assert (await gateway.token(ALICE)).pinned == pinned
+
+
+@pytest.mark.parametrize("cookie", [None, Secret("of another browser")])
+async def test_a_callback_in_another_browser_is_refused_and_the_right_one_still_works(
+    tmp_path: Path, cookie: Secret | None
+) -> None:
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
+        redirect = await start_page(gateway, ALICE)
+        parameters = await come_back(provider, redirect, ALICE)
+        with pytest.raises(ProblemError, match="begun in this browser"):
+            await gateway.parts.authorise.callback(parameters, cookie)
+        assert (await gateway.parts.authorise.callback(parameters, redirect.cookie)).state == "done"
+
+
+async def test_a_callback_works_once(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
+        redirect = await start_page(gateway, ALICE)
+        parameters = await come_back(provider, redirect, ALICE)
+        await gateway.parts.authorise.callback(parameters, redirect.cookie)
+        with pytest.raises(ProblemError):
+            await gateway.parts.authorise.callback(parameters, redirect.cookie)
+        assert (await gateway.token(ALICE)).state == "acquired"
+
+
+async def test_an_answer_of_another_provider_is_refused(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
+        redirect = await start_page(gateway, ALICE)
+        parameters = await come_back(provider, redirect, ALICE)
+        foreign = parameters | {"iss": "https://id.evil.example"}
+        attempt = await gateway.parts.authorise.callback(foreign, redirect.cookie)
+        assert attempt.state == "refused"
+        assert "id.evil.example" in attempt.detail
+
+
+async def test_a_person_who_denies_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
+        redirect = await start_page(gateway, ALICE)
+        assert (await gateway.token(ALICE)).state == "waiting_for_authentication"
+        attempt = await gateway.parts.authorise.callback(await come_back(provider, redirect, ""), redirect.cookie)
+        assert attempt.state == "refused"
+        assert (await gateway.token(ALICE)).state == "not_acquired"
+
+
+async def test_a_start_page_opens_once(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
+        authorise = gateway.parts.authorise
+        begun = await authorise.begin(gateway.parts.directory.now.by_address[ALICE], "browser")
+        start = Secret(begun.url.rpartition("/")[2])
+        await authorise.open_start_page(start)
+        with pytest.raises(ProblemError, match="used or has expired"):
+            await authorise.open_start_page(start)
+
+
+async def test_a_token_waits_while_the_provider_has_smtp_switched_off_and_serves_once_it_is_on(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
+        await provider.control("protocols", protocol="smtp", on=False)
+        begun = await gateway.parts.authorise.begin(gateway.parts.directory.now.by_address[ALICE], "device")
+        await provider.approve_as(ALICE)(begun.authorisation)
+        gateway.clock.forward(2)
+        await gateway.parts.authorise.look_after()
+        token = await gateway.token(ALICE)
+        assert (token.state, token.reason) == ("waiting_for_authentication", "proving")
+        assert "5.7.139" in token.detail
+        assert (await gateway.authorisation(begun.authorisation.id)).state == "proving"
+
+        await provider.control("protocols", protocol="smtp", on=True)
+        assert (await gateway.followed(begun.authorisation)).state == "done"
+        assert (await gateway.token(ALICE)).state == "acquired"
+
+
+async def test_a_provider_that_does_not_tell_who_signed_in_needs_a_confirmation(tmp_path: Path) -> None:
+    async with box(tmp_path / "box", openid=False) as provider:
+        text = provider.apply_file(ALICE).replace("issuer =", "# issuer =")
+        addresses = await fetch(f"{provider.described['issuer']}/.well-known/oauth-authorization-server")
+        urls = "\n".join(
+            f'{ours} = "{addresses[theirs]}"'
+            for ours, theirs in (("token_url", "token_endpoint"), ("device_url", "device_authorization_endpoint"))
+        )
+        text = text.replace('name = "sandbox"\n', f'name = "sandbox"\n{urls}\n', 1)
+        async with house(tmp_path / "data", text) as gateway:
+            attempt = await gateway.by_device(ALICE, provider.approve_as(ALICE))
+            assert (attempt.state, attempt.reason) == ("unverified", "person_not_verified")
+            assert (await gateway.token(ALICE)).state == "waiting_for_authentication"
+            assert (await gateway.parts.authorise.confirm_person(attempt.id)).state == "done"
+            assert (await gateway.token(ALICE)).state == "acquired"
+
+
+async def test_a_deleted_token_is_dead_at_the_provider_too(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
+        await gateway.by_device(ALICE, provider.approve_as(ALICE))
+        token = await gateway.token(ALICE)
+        assert await gateway.parts.authorise.delete_token(token.id)
+        assert (await gateway.token(ALICE)).state == "not_acquired"
+        assert [known["ended"] for known in (await provider.control_state())["grants"]] == [True]
+
+
+async def fetch(url: str) -> dict[str, str]:
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        return dict((await http.get(url)).json())
