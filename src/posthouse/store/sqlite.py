@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.sql.expression import ClauseElement
 
+from .checkpoints import Checkpoints
 from .compiling import Compiler
 from .database import DatabaseUnavailable, Duplicate, Row, Work
 
@@ -27,7 +28,8 @@ WAITING = 10_000
 """Pieces of work that may wait for the writer; one more is refused."""
 WAL_LIMIT = 64 * 1024 * 1024
 """Octets of write-ahead log at which the writer pauses for a full checkpoint."""
-WAL_CHECK_EVERY = 50
+CHECKPOINT_AFTER = 200
+"""Commits after which a checkpoint is worth it; sooner where the log has a quarter of its limit."""
 
 _compiled = Compiler(SQLiteDialect(paramstyle="qmark"))
 
@@ -69,12 +71,18 @@ class SqliteDatabase:
         self._queue: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
         self._work_waits = threading.Event()
         self._stopping = False
+        self._commits = 0
+        self._checkpoints = Checkpoints(connect(path))
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="posthouse-read")
         self._reading = threading.local()
-        self._writer = threading.Thread(target=self._write_until_closed, name="posthouse-write", daemon=True)
+        self._writer = threading.Thread(
+            target=self._write_until_closed, args=[connect(path)], name="posthouse-write", daemon=True
+        )
         self._writer.start()
 
     async def read(self, work: Work[T]) -> T:
+        if self._stopping:
+            raise DatabaseUnavailable("the database is being closed")
         return await self._loop.run_in_executor(self._readers, self._read, work)
 
     def _read(self, work: Work[T]) -> T:
@@ -99,9 +107,7 @@ class SqliteDatabase:
         self._work_waits.set()
         return await done
 
-    def _write_until_closed(self) -> None:
-        connection = connect(self._path)
-        commits = 0
+    def _write_until_closed(self, connection: sqlite3.Connection) -> None:
         while True:
             self._work_waits.wait()
             self._work_waits.clear()
@@ -109,9 +115,7 @@ class SqliteDatabase:
                 group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP))]
                 answers = self._commit(connection, group)
                 self._answer(group, answers)
-                commits += 1
-                if commits % WAL_CHECK_EVERY == 0:
-                    _checkpoint_if_large(connection, self._path)
+                self._tend_log(connection)
             if self._stopping:
                 break
         connection.close()
@@ -131,6 +135,16 @@ class SqliteDatabase:
             return [(None, failure) for _ in group]
         return answers
 
+    def _tend_log(self, connection: sqlite3.Connection) -> None:
+        """Have the log emptied beside us, or empty it before going on where it has grown too large."""
+        self._commits += 1
+        size = _size_of(self._path.with_name(self._path.name + "-wal"))
+        if size > WAL_LIMIT:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        elif self._commits % CHECKPOINT_AFTER == 0 or size > WAL_LIMIT // 4:
+            self._checkpoints.want()
+
     def _answer(
         self,
         group: Sequence[tuple[Any, asyncio.Future[Any]]],
@@ -142,9 +156,12 @@ class SqliteDatabase:
 
     async def close(self) -> None:
         """Finish what waits, then close."""
+        if self._stopping:
+            return
         self._stopping = True
         self._work_waits.set()
         await self._loop.run_in_executor(None, self._writer.join)
+        await self._loop.run_in_executor(None, self._checkpoints.close)
         await self._loop.run_in_executor(self._readers, self._close_reader)
         self._readers.shutdown()
 
@@ -157,7 +174,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """A connection that waits for the disk at every commit. Raises sqlite3.Error."""
     connection = sqlite3.connect(path, isolation_level=None, cached_statements=400, check_same_thread=False)
     connection.row_factory = sqlite3.Row
-    for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=4000"):
+    for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0"):
         connection.execute(f"PRAGMA {pragma}").fetchone()
     return connection
 
@@ -165,17 +182,27 @@ def connect(path: Path) -> sqlite3.Connection:
 def _in_savepoint(
     connection: sqlite3.Connection, transaction: SqliteTransaction, work: Work[Any]
 ) -> tuple[Any, BaseException | None]:
+    """Run one piece of work so that its failure is its own.
+
+    Raises sqlite3.Error where the disk's refusal has undone the whole transaction.
+    """
     connection.execute("SAVEPOINT work")
     try:
         result = _finish(work(transaction))
-    except sqlite3.OperationalError:
-        raise
     except BaseException as cause:
+        if not connection.in_transaction:
+            raise sqlite3.OperationalError(str(cause)) from cause
         connection.execute("ROLLBACK TO work")
         connection.execute("RELEASE work")
-        return None, cause
+        return None, _meaning(cause)
     connection.execute("RELEASE work")
     return result, None
+
+
+def _meaning(cause: BaseException) -> BaseException:
+    if isinstance(cause, sqlite3.OperationalError):
+        return DatabaseUnavailable(f"the database could not be written: {cause}")
+    return cause
 
 
 def _finish(work: Coroutine[Any, Any, T]) -> T:
@@ -198,8 +225,8 @@ def _resolve(waiting: Sequence[asyncio.Future[Any]], answers: Sequence[tuple[Any
             done.set_result(result)
 
 
-def _checkpoint_if_large(connection: sqlite3.Connection, path: Path) -> None:
-    log = path.with_name(path.name + "-wal")
-    with contextlib.suppress(OSError, sqlite3.Error):
-        if log.stat().st_size > WAL_LIMIT:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0

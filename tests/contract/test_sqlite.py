@@ -1,0 +1,311 @@
+"""What is particular to the embedded database: the group commit and its disk."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import bindparam, insert, select, text
+
+from posthouse.store import fresh, sqlite
+from posthouse.store.database import DatabaseUnavailable, Duplicate, Transaction
+from posthouse.store.sqlite import SqliteDatabase
+from posthouse.store.tables import meta
+from tests.contract.making import together
+
+_put = insert(meta).values(name=bindparam("key"), value=bindparam("value"))
+_names = select(meta.c.name).order_by(meta.c.name)
+_nonsense = text("SELECT * FROM no_such_table")
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
+    made = make(tmp_path)
+    yield made
+    await made.close()
+
+
+def make(data: Path) -> SqliteDatabase:
+    path = data / "posthouse.sqlite"
+    connection = sqlite.connect(path)
+    fresh.create_embedded(connection)
+    connection.close()
+    return SqliteDatabase(path)
+
+
+async def put(database: SqliteDatabase, key: str, value: str = "") -> int:
+    return await database.write(lambda tx: tx.run(_put, key=key, value=value))
+
+
+async def names(database: SqliteDatabase) -> list[str]:
+    return [row["name"] for row in await database.read(lambda tx: tx.all(_names))]
+
+
+class Gate:
+    """Keeps the writer busy until it is opened, so that work gathers behind it."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._open = threading.Event()
+        self._reached = threading.Event()
+        self.held = asyncio.ensure_future(database.write(self._hold))
+
+    async def _hold(self, tx: Transaction) -> None:
+        self._reached.set()
+        assert self._open.wait(10)
+
+    async def reached(self) -> None:
+        await asyncio.to_thread(self._reached.wait, 10)
+
+    async def open(self) -> None:
+        self._open.set()
+        await self.held
+
+
+async def closed_gate(database: SqliteDatabase) -> Gate:
+    gate = Gate(database)
+    await gate.reached()
+    return gate
+
+
+def _count_commits(database: SqliteDatabase) -> list[int]:
+    """The sizes of the groups that are committed from now on."""
+    groups: list[int] = []
+    commit = database._commit
+
+    def counted(connection: sqlite3.Connection, group: Any) -> Any:
+        groups.append(len(group))
+        return commit(connection, group)
+
+    database._commit = counted  # type: ignore[method-assign]
+    return groups
+
+
+async def _gathered(count: int, put_all: "list[asyncio.Task[Any]]") -> None:
+    """Until so many pieces of work have been handed to the database."""
+    await asyncio.sleep(0)
+    assert len(put_all) == count
+
+
+# Group commit
+
+
+async def test_work_that_waits_shares_one_commit(database: SqliteDatabase) -> None:
+    gate = await closed_gate(database)
+    groups = _count_commits(database)
+    waiting = [asyncio.create_task(put(database, f"{number:03}")) for number in range(200)]
+    await _gathered(200, waiting)
+    await gate.open()
+    assert await together(waiting) == [1] * 200
+    assert groups == [200]
+    assert len(await names(database)) == 200
+
+
+async def test_no_group_is_larger_than_its_limit(database: SqliteDatabase) -> None:
+    gate = await closed_gate(database)
+    groups = _count_commits(database)
+    waiting = [asyncio.create_task(put(database, f"{number:04}")) for number in range(sqlite.GROUP + 20)]
+    await _gathered(sqlite.GROUP + 20, waiting)
+    await gate.open()
+    await together(waiting)
+    assert groups == [sqlite.GROUP, 20]
+
+
+async def test_work_that_fails_undoes_itself_and_not_its_neighbours(database: SqliteDatabase) -> None:
+    async def fails(tx: Transaction) -> None:
+        await tx.run(_put, key="undone", value="")
+        raise ValueError("no")
+
+    gate = await closed_gate(database)
+    groups = _count_commits(database)
+    work = [put(database, "a"), database.write(fails), put(database, "b"), put(database, "a"), put(database, "c")]
+    results = asyncio.gather(*work, return_exceptions=True)
+    await asyncio.sleep(0)
+    await gate.open()
+    kinds = [type(each) for each in await results]
+    assert kinds == [int, ValueError, int, Duplicate, int]
+    assert groups == [5]
+    assert await names(database) == ["a", "b", "c"]
+
+
+async def test_a_statement_the_database_cannot_run_fails_alone(database: SqliteDatabase) -> None:
+    async def fails(tx: Transaction) -> None:
+        await tx.run(_put, key="undone", value="")
+        await tx.all(_nonsense)
+
+    gate = await closed_gate(database)
+    results = asyncio.gather(put(database, "a"), database.write(fails), put(database, "b"), return_exceptions=True)
+    await asyncio.sleep(0)
+    await gate.open()
+    assert [type(each) for each in await results] == [int, DatabaseUnavailable, int]
+    assert await names(database) == ["a", "b"]
+
+
+async def test_work_may_not_wait_for_anything_else(database: SqliteDatabase) -> None:
+    async def waits(tx: Transaction) -> None:
+        await tx.run(_put, key="undone", value="")
+        await _Foreign()
+
+    with pytest.raises(RuntimeError, match="nothing but its transaction"):
+        await database.write(waits)
+    assert await put(database, "a") == 1
+    assert await names(database) == ["a"]
+
+
+class _Foreign:
+    """Something to wait for that is not the database's."""
+
+    def __await__(self) -> Any:
+        yield
+
+
+async def test_more_work_than_may_wait_is_refused(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "WAITING", 3)
+    gate = await closed_gate(database)
+    waiting = [asyncio.create_task(put(database, name)) for name in "abc"]
+    await _gathered(3, waiting)
+    with pytest.raises(DatabaseUnavailable, match="too many"):
+        await put(database, "d")
+    await gate.open()
+    await together(waiting)
+    assert await names(database) == ["a", "b", "c"]
+
+
+async def test_a_caller_who_goes_away_harms_nobody(database: SqliteDatabase) -> None:
+    gate = await closed_gate(database)
+    waiting = [asyncio.create_task(put(database, name)) for name in "abc"]
+    await _gathered(3, waiting)
+    waiting[1].cancel()
+    await gate.open()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(each) for each in results] == [int, asyncio.CancelledError, int]
+    assert set("ac") <= set(await names(database))
+    assert await put(database, "d") == 1
+
+
+async def test_reading_does_not_wait_for_a_writer(database: SqliteDatabase) -> None:
+    await put(database, "a")
+    gate = await closed_gate(database)
+    assert await names(database) == ["a"]
+    await gate.open()
+
+
+# Closing
+
+
+async def test_closing_finishes_what_waits(tmp_path: Path) -> None:
+    database = make(tmp_path)
+    gate = await closed_gate(database)
+    waiting = [asyncio.create_task(put(database, f"{number:03}")) for number in range(50)]
+    await _gathered(50, waiting)
+    closing = asyncio.create_task(database.close())
+    await asyncio.sleep(0)
+    with pytest.raises(DatabaseUnavailable):
+        await put(database, "late")
+    await gate.open()
+    await closing
+    assert await together(waiting) == [1] * 50
+    with sqlite3.connect(tmp_path / "posthouse.sqlite") as connection:
+        assert connection.execute("SELECT count(*) FROM meta").fetchone() == (50,)
+    connection.close()
+
+
+async def test_a_closed_database_says_so_and_may_be_closed_again(tmp_path: Path) -> None:
+    database = make(tmp_path)
+    await database.close()
+    await database.close()
+    with pytest.raises(DatabaseUnavailable):
+        await put(database, "a")
+    with pytest.raises(DatabaseUnavailable):
+        await names(database)
+
+
+# The disk
+
+
+async def _set_pages(database: SqliteDatabase, pages: int) -> None:
+    async def work(tx: Transaction) -> None:
+        await tx.one(text(f"PRAGMA max_page_count={pages}"))
+
+    await database.write(work)
+
+
+async def test_a_full_disk_refuses_and_the_writer_goes_on_afterwards(database: SqliteDatabase) -> None:
+    await _set_pages(database, 1)
+    with pytest.raises(DatabaseUnavailable, match="full"):
+        await put(database, "a", "x" * 1_000_000)
+    with pytest.raises(DatabaseUnavailable, match="full"):
+        await put(database, "b", "x" * 1_000_000)
+    await _set_pages(database, 1_000_000)
+    assert await put(database, "c", "x" * 1_000_000) == 1
+    assert await names(database) == ["c"]
+
+
+async def test_what_does_not_fit_on_the_disk_leaves_nothing_of_its_group_half_done(database: SqliteDatabase) -> None:
+    """Whoever is told that it was written finds it, and nobody else."""
+    await _set_pages(database, 1)
+    gate = await closed_gate(database)
+    sizes = {"a": 1, "b": 2_000_000, "c": 1}
+    results = asyncio.gather(*(put(database, n, "x" * size) for n, size in sizes.items()), return_exceptions=True)
+    await asyncio.sleep(0)
+    await gate.open()
+    written = [name for name, result in zip(sizes, await results, strict=True) if result == 1]
+    assert await names(database) == written
+    assert "b" not in written
+
+
+async def test_a_commit_that_fails_is_nobodys_success(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process holds the write lock for longer than the writer waits."""
+    await _patience(database, 10)
+    other = sqlite3.connect(database._path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    results = await asyncio.gather(put(database, "a"), put(database, "b"), return_exceptions=True)
+    assert [type(each) for each in results] == [DatabaseUnavailable] * 2
+    other.execute("ROLLBACK")
+    other.close()
+    assert await put(database, "c") == 1
+    assert await names(database) == ["c"]
+
+
+async def _patience(database: SqliteDatabase, milliseconds: int) -> None:
+    async def work(tx: Transaction) -> None:
+        await tx.one(text(f"PRAGMA busy_timeout={milliseconds}"))
+
+    await database.write(work)
+
+
+# The write-ahead log
+
+
+async def test_the_log_is_moved_into_the_database_beside_the_writer(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "CHECKPOINT_AFTER", 5)
+    for number in range(5):
+        await put(database, f"{number}", "x" * 100_000)
+    await asyncio.to_thread(_until, lambda: database._path.stat().st_size > 400_000)
+
+
+async def test_a_log_that_has_grown_large_makes_the_writer_pause_until_it_is_empty(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "WAL_LIMIT", 1_000_000)
+    log = database._path.with_name("posthouse.sqlite-wal")
+    for number in range(8):
+        await put(database, f"{number}", "x" * 300_000)
+        assert log.stat().st_size < 1_000_000 + 400_000
+    assert len(await names(database)) == 8
+
+
+def _until(condition: Any) -> None:
+    """Wait, for ten seconds at most, until something on another thread has come about."""
+    ended = threading.Event()
+    for _ in range(1000):
+        if condition():
+            return
+        ended.wait(0.01)
+    raise AssertionError("it did not come about")
