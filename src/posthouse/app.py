@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 DRAIN = 10.0
 """Seconds that conversations get to end when the gateway is stopped."""
 LOOK_AFTER = 1.0
+SWEEP = 3600.0
 
 log = structlog.get_logger("app")
 
@@ -95,6 +96,7 @@ class Gateway:
             ("token keeper", parts.keeper.run),
             ("dispatcher", parts.dispatcher.run),
             ("authorisations", self._look_after),
+            ("retired grants", self._sweep_grants),
         ):
             self._tasks.append(asyncio.create_task(_watched(name, work), name=name))
 
@@ -103,6 +105,12 @@ class Gateway:
             with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
                 await self.parts.authorise.look_after()
             await asyncio.sleep(LOOK_AFTER)
+
+    async def _sweep_grants(self) -> None:
+        while True:
+            with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
+                await self.parts.authorise.sweep()
+            await asyncio.sleep(SWEEP)
 
     async def start_web(self) -> None:
         """Page and API on their port and on the control socket."""

@@ -49,6 +49,8 @@ from posthouse.store.sealing import fingerprint
 
 BROWSER_LIFE = 900.0
 """Seconds a person has to finish a browser sign-in."""
+RETIRED_LIFE = 7 * 86_400.0
+"""Seconds a grant that was replaced is kept, so that one can go back to it."""
 PROVING_LIFE = 86_400.0
 """Seconds a grant that could not be proved yet is kept."""
 Method = Literal["browser", "device"]
@@ -438,10 +440,28 @@ class Authorise:
         async def work(tx: Transaction) -> None:
             await tokens.remove_grant(tx, grant.id)
             current = await tokens.get(tx, token.id)
-            if current is not None:
+            if current is not None and current.pending_grant == grant.id:
                 await tokens.point(tx, current, serving=current.serving_grant, pending=None, pinned=current.pinned)
 
         await self.store.database.write(work)
+
+    async def _throw_away_grant(self, found: Authorisation) -> None:
+        loaded = await self._load(found)
+        if loaded is not None:
+            token, grant, _, registration = loaded
+            await self._throw_away(registration, grant, token)
+
+    async def sweep(self) -> int:
+        """Give back and forget grants that have been out of service for a week; how many."""
+        before = self.clock() - RETIRED_LIFE
+        sealer = self.store.sealer
+        retired = await self.store.database.read(lambda tx: tokens.retired(tx, sealer, before))
+        for grant in retired:
+            token = await self.store.database.read(lambda tx, of=grant.token_id: tokens.get(tx, of))  # type: ignore[misc]
+            registration = await self.sign_in.registration(token.app_id if token else "")
+            if token is not None and isinstance(registration, Registration):
+                await self._throw_away(registration, grant, token)
+        return len(retired)
 
     # The proof
 
@@ -483,6 +503,7 @@ class Authorise:
     async def _wait_for_proof(self, found: Authorisation, worst: Proof) -> Authorisation:
         """The token is good but no protocol could be proved: keep it, say why, try again."""
         if found.created_at + PROVING_LIFE < self.clock():
+            await self._throw_away_grant(found)
             return await self._end(found, "refused", "not_proved", worst.cause or worst.answer)
         pause = pause_after_failures(int(found.poll_interval // 5) + 1)
         detail = " ".join(part for part in (worst.answer, worst.cause, worst.fix) if part)[:900]

@@ -162,6 +162,18 @@ _update_setting = (
 _make_setting = insert_if_absent(setting, mailbox_id=bindparam("mailbox"), kind=bindparam("protocol"))
 
 
+_retired = (
+    select(grant)
+    .join(token, token.c.id == grant.c.token_id)
+    .where(
+        grant.c.refreshed_at < bindparam("before"),
+        or_(token.c.serving_grant.is_(None), token.c.serving_grant != grant.c.id),
+        or_(token.c.pending_grant.is_(None), token.c.pending_grant != grant.c.id),
+    )
+    .limit(100)
+)
+
+
 async def ensure(tx: Transaction, app_id: str, account: str, name: str, now: float) -> Token:
     """The token of (app, account, name), made as not acquired when there is none."""
     row = await tx.one(_token_by_key, app=app_id, person=account, label=name)
@@ -258,6 +270,11 @@ async def get_grant(tx: Transaction, sealer: Sealer, grant_id: str) -> Grant | N
 
 async def grants_of(tx: Transaction, sealer: Sealer, token_id: str) -> list[Grant]:
     return [_grant(row, sealer) for row in await tx.all(_grants_of_token, of_token=token_id)]
+
+
+async def retired(tx: Transaction, sealer: Sealer, before: float) -> list[Grant]:
+    """Grants that another one has taken the place of, or that never served, and that were not used since `before`."""
+    return [_grant(row, sealer) for row in await tx.all(_retired, before=before)]
 
 
 async def remove_grant(tx: Transaction, grant_id: str) -> bool:
