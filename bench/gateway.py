@@ -1,0 +1,148 @@
+"""A gateway as a user has it: `posthouse serve` over a data directory with a provider, a token, a mailbox, a device."""
+
+import asyncio
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from measure import Process, free_port, greeting_at, wait_for_file
+from trustme import CA, KeyType
+
+from posthouse.app import Gateway, gateway
+from posthouse.model.device import DeviceSettings
+from posthouse.secret import Secret
+from posthouse.services.device_login import generate_password
+from posthouse.settings import read_settings
+from posthouse.store import tokens
+from posthouse.store.configuration import encode, save, share_token
+from posthouse.store.database import Transaction
+
+MAILBOX = "alice@sandbox.example"
+DEVICE = "bench"
+PROGRAM = (sys.executable, "-m", "posthouse.cli")
+SETTINGS = """\
+data = "{data}"
+[listen]
+web = "127.0.0.1:{web}"
+smtp = ["127.0.0.1:{plain} plain", "127.0.0.1:{tls} starttls"]
+[tls]
+certificate = "{directory}/server.pem"
+key = "{directory}/server.key"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where everything of one benchmark lies. `plain` and `tls` are the gateway's ports."""
+
+    directory: Path
+    plain: int
+    tls: int
+
+    @property
+    def settings(self) -> Path:
+        return self.directory / "posthouse.toml"
+
+    @property
+    def authority(self) -> Path:
+        return self.directory / "ca.pem"
+
+
+def make_place(directory: Path) -> Place:
+    """Certificates with RSA keys of 2048 bits for both sides, and posthouse.toml."""
+    authority = CA(key_type=KeyType.RSA)
+    certificate = authority.issue_cert("localhost", "127.0.0.1", key_type=KeyType.RSA)
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    certificate.private_key_pem.write_to_path(directory / "server.key")
+    certificate.cert_chain_pems[0].write_to_path(directory / "server.pem")
+    place = Place(directory, free_port(), free_port())
+    place.settings.write_text(
+        SETTINGS.format(data=directory / "data", web=free_port(), plain=place.plain, tls=place.tls, directory=directory)
+    )
+    return place
+
+
+@contextmanager
+def sandbox(directory: Path) -> Iterator[dict[str, str]]:
+    """The provider's sign-in as a process of its own."""
+    process = Process(*PROGRAM, "sandbox", "--directory", directory / "sandbox", log=directory / "sandbox.log")
+    try:
+        yield json.loads(wait_for_file(directory / "sandbox" / "sandbox.json", process))
+    finally:
+        process.stop()
+
+
+async def furnish(place: Place, box: dict[str, str], sink: int, connections: int) -> Secret:
+    """Configure what is to be served and get a token by the device flow; the device's password."""
+    settings = read_settings(place.settings, {})
+    async with gateway(settings, create=True, environment={}) as running:
+        parts, password = running.parts, generate_password()
+        rows = _rows(place, box["issuer"], sink, connections, parts.logins.hash_generated(password))
+        await parts.store.database.write(lambda tx: _save(tx, rows))
+        await parts.directory.refresh()
+        async with asyncio.timeout(30):
+            await _get_token(running, box)
+        return password
+
+
+def _rows(place: Place, issuer: str, sink: int, connections: int, password_hash: str) -> dict[str, dict[str, Any]]:
+    provider = {
+        "name": "bench",
+        "issuer": issuer,
+        "ca_file": str(place.authority),
+        "scopes": ["mail", "offline_access"],
+        "smtp": f"127.0.0.1:{sink} starttls",
+        "limits": {"connections": connections},
+    }
+    return {
+        "provider": {"name": "bench", "document": encode(provider)},
+        "app": {"name": "bench", "provider": "bench", "client_id": "posthouse"},
+        "mailbox": {"address": MAILBOX, "account": MAILBOX, "app_id": "app"},
+        "device": {
+            "name": DEVICE,
+            "document": encode(DeviceSettings(mailboxes=(MAILBOX,))),
+            "password_hash": password_hash,
+        },
+    }
+
+
+async def _save(tx: Transaction, rows: dict[str, dict[str, Any]]) -> None:
+    for kind, values in rows.items():
+        await save(tx, kind, kind, **values)
+    token = await tokens.ensure(tx, "app", MAILBOX, "main", await tx.now())
+    await share_token(tx, "mailbox", token.id)
+
+
+async def _get_token(running: Gateway, box: dict[str, str]) -> None:
+    parts = running.parts
+    begun = await parts.authorise.begin(parts.directory.now.by_address[MAILBOX], "device")
+    key = Path(box["control_key_file"]).read_text().strip()
+    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}) as client:
+        body = {"user_code": begun.authorisation.user_code, "person": MAILBOX}
+        (await client.post(f"{box['control']}/approve", json=body)).raise_for_status()
+    while not await _acquired(running):
+        await parts.authorise.look_after()
+        await parts.directory.refresh()
+        await asyncio.sleep(0.1)
+
+
+async def _acquired(running: Gateway) -> bool:
+    parts = running.parts
+    token_id = parts.directory.now.by_address[MAILBOX].token_id or ""
+    token = await parts.store.database.read(lambda tx: tokens.get(tx, token_id))
+    return token is not None and token.state == "acquired"
+
+
+class Serving:
+    """The running gateway. `greeted` is the time from its start to the first 220."""
+
+    def __init__(self, place: Place, command: str = "") -> None:
+        program = shlex.split(command) or PROGRAM
+        self.process = Process(*program, "serve", "--config", place.settings, log=place.directory / "gateway.log")
+        self.greeted = greeting_at(place.plain, self.process) - self.process.began
