@@ -12,7 +12,7 @@ from posthouse.store import tokens
 from posthouse.store.authorisations import Authorisation
 from tests.stories.test_authorising import start_page
 from tests.support.dovecot import Server as Dovecot
-from tests.support.house import House, house
+from tests.support.house import House, house, until
 from tests.support.oidc import PUBLIC, Provider
 from tests.support.postfix import Server as Postfix
 from tests.support.sign_in import approve_device, sign_in
@@ -54,8 +54,15 @@ async def approve(begun: Authorisation) -> None:
     await approve_device(begun.verification_uri_complete, ALICE)
 
 
-async def arrived(dovecot: Dovecot, person: str, subject: str) -> bool:
-    return any(f"Subject: {subject}".encode() in message for message in await asyncio.to_thread(dovecot.inbox, person))
+async def until_arrived(dovecot: Dovecot, person: str, *subjects: str) -> None:
+    """Postfix answers before it delivers, so this may take a moment."""
+
+    async def there() -> bool:
+        inbox = await asyncio.to_thread(dovecot.inbox, person)
+        found = [subject for subject in subjects for message in inbox if f"Subject: {subject}\r\n".encode() in message]
+        return sorted(found) == sorted(subjects)
+
+    await until(there, f"{len(subjects)} messages in the inbox of {person}")
 
 
 @pytest.mark.parametrize("submission", ["starttls", "tls"])
@@ -67,7 +74,7 @@ async def test_a_device_sends_through_postfix_after_a_device_code(
         assert (await gateway.by_device(ALICE, approve)).state == "done"
         queue_id = await gateway.send(PRINTER, BOB, "From a printer")
         await gateway.until_message(queue_id, "sent")
-        assert await arrived(dovecot, "bob", "From a printer")
+        await until_arrived(dovecot, "bob", "From a printer")
 
 
 async def test_a_person_signs_in_with_a_browser_and_mail_goes(
@@ -79,7 +86,7 @@ async def test_a_person_signs_in_with_a_browser_and_mail_goes(
         attempt = await gateway.parts.authorise.callback(parameters_of(back), redirect.cookie)
         assert (attempt.state, attempt.detail) == ("done", "")
         await gateway.until_message(await gateway.send(PRINTER, BOB, "By browser"), "sent")
-        assert await arrived(dovecot, "bob", "By browser")
+        await until_arrived(dovecot, "bob", "By browser")
 
 
 async def test_the_wrong_person_is_refused(tmp_path: Path, oidc: Provider, dovecot: Dovecot, postfix: Postfix) -> None:
@@ -98,14 +105,15 @@ async def test_twenty_messages_survive_a_revocation(
     async with house(tmp_path / "data", apply_file(oidc, dovecot, postfix)) as gateway:
         await gateway.by_device(ALICE, approve)
         oidc.revoke(ALICE)
-        queue_ids = [await gateway.send(PRINTER, BOB, f"Scan {number}") for number in range(20)]
+        subjects = [f"Scan {number}" for number in range(20)]
+        queue_ids = [await gateway.send(PRINTER, BOB, subject) for subject in subjects]
         for queue_id in queue_ids:
             await gateway.until_message(queue_id, "parked")
         assert (await gateway.token(ALICE)).state == "invalid"
         await gateway.by_device(ALICE, approve)
         for queue_id in queue_ids:
             assert (await gateway.until_message(queue_id, "sent")).attempts == 1
-        assert len(await asyncio.to_thread(dovecot.inbox, "bob")) == 20
+        await until_arrived(dovecot, "bob", *subjects)
 
 
 async def test_two_gateways_on_one_database_refresh_one_token_200_times(

@@ -47,7 +47,7 @@ async def test_the_wrong_person_is_refused_with_both_names_and_the_consent_is_gi
         assert BOB in attempt.detail
         assert (await gateway.token(ALICE)).state == "not_acquired"
         state = await provider.control_state()
-        assert [known["ended"] for known in state["grants"]] == [True]
+        assert [known["ended"] for known in state["grants"]] == ["revoked by the client"]
 
 
 async def test_the_wrong_person_leaves_a_token_that_serves_as_it_was(tmp_path: Path) -> None:
@@ -151,13 +151,26 @@ async def test_a_provider_that_does_not_tell_who_signed_in_needs_a_confirmation(
             assert (await gateway.token(ALICE)).state == "acquired"
 
 
+async def test_the_id_token_alone_tells_who_signed_in(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider:
+        issuer = provider.described["issuer"]
+        found = await fetch(f"{issuer}/.well-known/openid-configuration")
+        doors = {"token_url": "token_endpoint", "device_url": "device_authorization_endpoint", "jwks_url": "jwks_uri"}
+        urls = "\n".join(f'{ours} = "{found[theirs]}"' for ours, theirs in doors.items())
+        text = provider.apply_file(ALICE).replace('name = "sandbox"\n', f'name = "sandbox"\n{urls}\n', 1)
+        text = text.replace('["mail", "offline_access"]', '["mail", "offline_access", "openid", "profile"]')
+        async with house(tmp_path / "data", text) as gateway:
+            assert (await gateway.by_device(ALICE, provider.approve_as(ALICE))).state == "done"
+            assert (await gateway.by_device(ALICE, provider.approve_as(BOB))).reason == "wrong_person"
+
+
 async def test_a_deleted_token_is_dead_at_the_provider_too(tmp_path: Path) -> None:
     async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
         await gateway.by_device(ALICE, provider.approve_as(ALICE))
         token = await gateway.token(ALICE)
         assert await gateway.parts.authorise.delete_token(token.id)
         assert (await gateway.token(ALICE)).state == "not_acquired"
-        assert [known["ended"] for known in (await provider.control_state())["grants"]] == [True]
+        assert [known["ended"] for known in (await provider.control_state())["grants"]] == ["revoked by the client"]
 
 
 async def fetch(url: str) -> dict[str, str]:

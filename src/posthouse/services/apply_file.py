@@ -156,12 +156,12 @@ class _Reading:
             self.complain("unknown", top.of(key), f"{key} is nothing that can be applied.", hint)
 
     def _refuse_doubles(self, items: list[Item]) -> None:
-        first: dict[tuple[str, str], int] = {}
+        firsts: dict[tuple[str, str], Item] = {}
         for item in items:
-            line = first.setdefault((item.kind, item.name.casefold()), item.line)
-            if line != item.line:
+            first = firsts.setdefault((item.kind, item.name.casefold()), item)
+            if first is not item:
                 sentence = f"There are two {item.kind} items named {item.name}."
-                self.complain("double", item.line, sentence, f"The other stands in line {line}.")
+                self.complain("double", item.line, sentence, f"The first stands in line {first.line}.")
 
     def _item(self, kind: str, table: dict[str, Any], place: Place) -> Item | None:
         lines = {key: place.of(key) for key in table}

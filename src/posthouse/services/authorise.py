@@ -307,8 +307,7 @@ class Authorise:
             return await self._end(found, "refused", "refused", str(explained))
         grant = _new_grant(found, outcome, self.clock())
         await self._store_pending(found, grant, outcome, nonce)
-        found = replace(found, version=found.version + 1, state="permitted", grant_id=grant.id)
-        return await self._judge(found)
+        return await self._judge(await self._reload(found))
 
     async def _store_pending(self, found: Authorisation, grant: Grant, granted: Granted, nonce: Secret | None) -> None:
         """The consent is on disk before anything is done with it, with what the comparison of persons needs."""
@@ -339,6 +338,9 @@ class Authorise:
             identity = await self._identify(registration, grant, found)
             if isinstance(identity, Unreachable):
                 return await self._advance(found, "permitted", poll_at=self.clock() + 10.0, detail=identity.what)
+            if isinstance(identity, Untrusted):
+                await self._throw_away(registration, grant, token)
+                return await self._end(found, "refused", "id_token_not_trusted", f"Not accepted: {identity.why}.")
             person = same_person(mailbox.expected_names, identity, token.pinned)
             settled = await self._settle(found, registration, token, grant, identity, person)
             if settled is not None:
@@ -362,7 +364,7 @@ class Authorise:
 
     async def _identify(
         self, registration: Registration, grant: Grant, found: Authorisation
-    ) -> Identity | Unreachable | None:
+    ) -> Identity | Untrusted | Unreachable | None:
         """By ID token, else by introspection, else by userinfo; None where the provider does not tell."""
         if id_token := found.secrets.get("id_token"):
             return await self._by_id_token(registration, Secret(id_token), found)
@@ -370,8 +372,10 @@ class Authorise:
         if (request := introspect(registration.endpoints, registration.client, grant.access_token, now)) is not None:
             answer = await self.sign_in.ask(request, registration.provider)
             read = read_introspection(answer) if isinstance(answer, Answer) else answer
-            if not isinstance(read, Refused | Unreachable):
-                return identity_from_introspection(read, registration.endpoints.issuer)
+            if not isinstance(read, Refused | Unreachable) and (
+                identity := identity_from_introspection(read, registration.endpoints.issuer)
+            ):
+                return identity
         if (request := userinfo(registration.endpoints, grant.access_token)) is not None:
             answer = await self.sign_in.ask(request, registration.provider)
             claims = read_userinfo(answer) if isinstance(answer, Answer) else answer
@@ -381,7 +385,8 @@ class Authorise:
 
     async def _by_id_token(
         self, registration: Registration, id_token: Secret, found: Authorisation
-    ) -> Identity | Unreachable | None:
+    ) -> Identity | Untrusted | Unreachable:
+        """With a key that is not known the key set may be old: it is fetched again, once."""
         nonce = Secret(found.secrets["nonce"]) if "nonce" in found.secrets else None
         for fresh in (False, True):
             keys = await self.sign_in.keys(registration, fresh=fresh)
@@ -395,12 +400,9 @@ class Authorise:
                 nonce=nonce,
                 now=as_datetime(self.clock()),
             )
-            if not isinstance(identity, Untrusted):
-                return identity
-            log.warning("id token not trusted", why=identity.why)
-            if not identity.unknown_key:
+            if not (isinstance(identity, Untrusted) and identity.unknown_key):
                 break
-        return None
+        return identity
 
     async def _settle(
         self,

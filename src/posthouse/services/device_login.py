@@ -29,7 +29,7 @@ class DeviceLogins:
 
     def __init__(self, directory: Directory, sealer: Sealer, clock: Clock) -> None:
         self._directory = directory
-        self._key = sealer.derive("device passwords")
+        self._key = password_key(sealer)
         self._clock = clock
         self._remembered: dict[bytes, float] = {}
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="posthouse-password")
@@ -53,7 +53,7 @@ class DeviceLogins:
 
     async def _fits(self, device: Device, password: Secret) -> bool:
         kind, _, rest = device.password_hash.partition(":")
-        digest = self._digest(password)
+        digest = _digest(self._key, password)
         if kind == "generated":
             return hmac.compare_digest(rest, digest.hex())
         return kind == "chosen" and await self._fits_slowly(device, rest, password, digest)
@@ -67,7 +67,7 @@ class DeviceLogins:
         self._waiting += 1
         try:
             loop = asyncio.get_running_loop()
-            right = await loop.run_in_executor(self._pool, _verify, hashed, password)
+            right = await loop.run_in_executor(self._pool, _fits_chosen, hashed, password)
         finally:
             self._waiting -= 1
         if right:
@@ -80,13 +80,27 @@ class DeviceLogins:
         self._remembered[known] = self._clock() + REMEMBER
 
     def hash_generated(self, password: Secret) -> str:
-        return f"generated:{self._digest(password).hex()}"
-
-    def _digest(self, password: Secret) -> bytes:
-        return hmac.digest(self._key, password.reveal().encode(), "sha256")
+        return hash_generated(self._key, password)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False)
+
+
+def password_key(sealer: Sealer) -> bytes:
+    """What generated passwords are hashed with."""
+    return sealer.derive("device passwords")
+
+
+def hash_generated(key: bytes, password: Secret) -> str:
+    return f"generated:{_digest(key, password).hex()}"
+
+
+def fits(password_hash: str, key: bytes, password: Secret) -> bool:
+    """Whether the hash was made of this password; for one that a person chose it takes a tenth of a second."""
+    kind, _, rest = password_hash.partition(":")
+    if kind == "chosen":
+        return _fits_chosen(rest, password)
+    return hmac.compare_digest(password_hash, hash_generated(key, password))
 
 
 def hash_chosen(password: Secret) -> str:
@@ -101,7 +115,11 @@ def generate_password() -> Secret:
     return Secret("".join(secrets.choice(_LETTERS) for _ in range(16)))
 
 
-def _verify(hashed: str, password: Secret) -> bool:
+def _digest(key: bytes, password: Secret) -> bytes:
+    return hmac.digest(key, password.reveal().encode(), "sha256")
+
+
+def _fits_chosen(hashed: str, password: Secret) -> bool:
     from argon2 import PasswordHasher
     from argon2.exceptions import Argon2Error, InvalidHashError
 

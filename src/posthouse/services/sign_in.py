@@ -109,5 +109,6 @@ class SignIn:
 
 
 def _complete(stated: Endpoints) -> bool:
-    """Whether discovery could add nothing that a flow needs."""
-    return bool(stated.token_url and stated.jwks_url and (stated.authorize_url or stated.device_url))
+    """Whether discovery could add nothing that a flow needs, or there is no issuer to discover."""
+    told = stated.authorize_url or stated.device_url
+    return bool(stated.token_url and told and (stated.jwks_url or not stated.issuer))
