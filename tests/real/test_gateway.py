@@ -59,7 +59,7 @@ async def until_arrived(dovecot: Dovecot, person: str, *subjects: str) -> None:
 
     async def there() -> bool:
         inbox = await asyncio.to_thread(dovecot.inbox, person)
-        found = [subject for subject in subjects for message in inbox if f"Subject: {subject}\r\n".encode() in message]
+        found = [subject for subject in subjects for message in inbox if f"Subject: {subject}".encode() in message.splitlines()]
         return sorted(found) == sorted(subjects)
 
     await until(there, f"{len(subjects)} messages in the inbox of {person}")
