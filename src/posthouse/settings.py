@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
@@ -15,6 +16,15 @@ Security = Literal["plain", "starttls", "tls"]
 PLACES = (Path("posthouse.toml"), Path("/etc/posthouse/posthouse.toml"))
 _LISTEN = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>\d{1,5})(?P<words>(?:\s+\w+)*)")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_SECURITIES = ("tls", "starttls", "plain")
+_OVERRIDES = {
+    "": ("external_url", "data", "database", "administrator", "trusted_proxies", "log_level"),
+    "listen": ("web", "smtp", "imap", "pop3"),
+    "tls": ("certificate", "key"),
+    "notices": ("mailbox", "webhook"),
+}
+"""What POSTHOUSE_… variables may say: POSTHOUSE_DATA, POSTHOUSE_LISTEN_SMTP and so on."""
+_LISTS = ("trusted_proxies", "web", "smtp", "imap", "pop3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +39,7 @@ class ListenAt:
 
     @property
     def loopback(self) -> bool:
-        return self.host in LOOPBACK or self.host.startswith("127.")
+        return self.host == "localhost" or _is_loopback(self.host)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -42,7 +52,7 @@ class Settings:
 
     data: Path
     external_url: str
-    database: str = ""
+    database: str = field(default="", repr=False)
     administrator: str = ""
     trusted_proxies: tuple[str, ...] = ()
     web: ListenAt = ListenAt("127.0.0.1", 8480)
@@ -88,7 +98,7 @@ def read_settings(option: Path | None, environment: Mapping[str, str]) -> Settin
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
         raise problem("config.unreadable", f"{path} is not valid TOML: {cause}.", status=64) from None
     except OSError as cause:
@@ -97,27 +107,25 @@ def _parse(path: Path) -> dict[str, Any]:
 
 def _read(reading: "_Reading", path: Path | None, environment: Mapping[str, str]) -> Settings:
     reading.override(environment)
-    reading.refuse_unknown("", {"external_url", "data", "database", "administrator", "trusted_proxies", "log_level",
-                                "listen", "tls", "notices"})  # fmt: skip
+    reading.refuse_unknown({*_OVERRIDES[""], "listen", "tls", "notices"})
     listen, tls, notices = (reading.section(name) for name in ("listen", "tls", "notices"))
-    listen.refuse_unknown("listen.", {"web", "smtp", "imap", "pop3"})
-    tls.refuse_unknown("tls.", {"certificate", "key"})
-    notices.refuse_unknown("notices.", {"mailbox", "webhook"})
-    web = listen.places("web", (ListenAt("127.0.0.1", 8480),))[0]
+    for section in (listen, tls, notices):
+        section.refuse_unknown(set(_OVERRIDES[section.prefix.rstrip(".")]))
+    web = _web(listen)
     settings = Settings(
         data=_data(reading, path),
         external_url=_external_url(reading, web),
         database=_database(reading),
-        administrator=_administrator(reading),
-        trusted_proxies=tuple(reading.texts("trusted_proxies")),
+        administrator=_address(reading, "administrator"),
+        trusted_proxies=_trusted_proxies(reading),
         web=web,
         smtp=listen.places("smtp", (ListenAt("127.0.0.1", 1587),)),
         imap=listen.places("imap", (ListenAt("127.0.0.1", 1993),)),
         pop3=listen.places("pop3", (ListenAt("127.0.0.1", 1995),)),
         certificate=tls.path("certificate"),
         key=tls.path("key"),
-        notices_mailbox=notices.text("mailbox"),
-        notices_webhook=notices.text("webhook"),
+        notices_mailbox=_address(notices, "mailbox"),
+        notices_webhook=_webhook(notices),
         log_level=_log_level(reading),
         source=path,
     )
@@ -136,10 +144,46 @@ def _external_url(reading: "_Reading", web: ListenAt) -> str:
     url = reading.text("external_url").rstrip("/")
     if not url:
         return f"http://localhost:{web.port}"
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        reading.complain("external_url", f"{url!r} is not an address of a page.", 'Write "https://mail.example.com".')
+    if not _is_web_address(url) or "?" in url or "#" in url:
+        reading.complain("external_url", "This is not an address of a page.", 'Write "https://mail.example.com".')
     return url
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return False
+    plain = url.isascii() and not any(c <= " " for c in url) and parts.username is None
+    return parts.scheme in ("http", "https") and bool(host) and plain
+
+
+def _webhook(notices: "_Reading") -> str:
+    url = notices.text("webhook")
+    if url and not _is_web_address(url):
+        notices.complain("webhook", "This is not an address to post to.", 'Write "https://chat.example.com/hook".')
+    return url
+
+
+def _web(listen: "_Reading") -> ListenAt:
+    places = listen.places("web", (ListenAt("127.0.0.1", 8480),))
+    if len(places) > 1:
+        listen.complain("web", "Page and API listen at one place only.", "Name one.")
+    if places[0].security == "starttls":
+        listen.complain("web", "A page knows no starttls.", "Write tls, or plain behind a proxy.")
+    return places[0]
+
+
+def _trusted_proxies(reading: "_Reading") -> tuple[str, ...]:
+    proxies = tuple(reading.texts("trusted_proxies"))
+    for proxy in proxies:
+        try:
+            ip_network(proxy, strict=False)
+        except ValueError:
+            hint = 'Write "10.0.0.5" or "10.0.0.0/24".'
+            reading.complain("trusted_proxies", f"{proxy!r} is not an IP address or network.", hint)
+    return proxies
 
 
 def _database(reading: "_Reading") -> str:
@@ -151,10 +195,10 @@ def _database(reading: "_Reading") -> str:
     return url
 
 
-def _administrator(reading: "_Reading") -> str:
-    address = reading.text("administrator")
+def _address(reading: "_Reading", key: str) -> str:
+    address = reading.text(key)
     if address and not is_address(address):
-        reading.complain("administrator", f"{address!r} is not an e-mail address.")
+        reading.complain(key, f"{address!r} is not an e-mail address.")
     return address
 
 
@@ -169,6 +213,8 @@ def _check_tls(reading: "_Reading", settings: Settings) -> None:
     if (settings.certificate is None) != (settings.key is None):
         reading.complain("tls", "certificate and key belong together: one of them is missing.")
     has_tls = settings.certificate is not None
+    if settings.web.security == "tls" and not has_tls:
+        reading.complain("listen.web", f"{settings.web} offers TLS, but there is no certificate.", "Add [tls].")
     for name in ("smtp", "imap", "pop3"):
         for place in getattr(settings, name):
             if place.security != "plain" and not has_tls:
@@ -179,6 +225,13 @@ def _check_tls(reading: "_Reading", settings: Settings) -> None:
                     f"{place} would take passwords in the clear over the network.",
                     "Write starttls or tls behind it, or lane for devices that cannot.",
                 )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @dataclass(slots=True)
@@ -192,17 +245,18 @@ class _Reading:
         self.problems.append(Problem("config.wrong", sentence, hint, f"{self.source}, {self.prefix}{key}"))
 
     def override(self, environment: Mapping[str, str]) -> None:
-        """POSTHOUSE_DATA, POSTHOUSE_LISTEN_SMTP and so on; several places are separated by commas."""
-        for name in ("external_url", "data", "database", "administrator", "log_level"):
-            if value := environment.get(f"POSTHOUSE_{name.upper()}"):
-                self.table[name] = value
-        for section, names in (("listen", ("web", "smtp", "imap", "pop3")), ("tls", ("certificate", "key"))):
+        """Take what the environment says in place of the file; several values are separated by commas."""
+        for section, names in _OVERRIDES.items():
             for name in names:
-                value = environment.get(f"POSTHOUSE_{section}_{name}".upper())
-                if value is None:
-                    continue
-                several = [part.strip() for part in value.split(",") if part.strip()]
-                self.table.setdefault(section, {})[name] = several if section == "listen" else value
+                value = environment.get("_".join(part for part in ("POSTHOUSE", section, name) if part).upper())
+                if value is not None and (value or section):
+                    self._put(section, name, value)
+
+    def _put(self, section: str, name: str, value: str) -> None:
+        table = self.table.setdefault(section, {}) if section else self.table
+        if isinstance(table, dict):
+            several = [part.strip() for part in value.split(",") if part.strip()]
+            table[name] = several if name in _LISTS else value
 
     def section(self, name: str) -> "_Reading":
         found = self.table.get(name, {})
@@ -211,11 +265,12 @@ class _Reading:
             found = {}
         return _Reading(found, self.source, self.problems, f"{name}.")
 
-    def refuse_unknown(self, prefix: str, known: set[str]) -> None:
+    def refuse_unknown(self, known: set[str]) -> None:
         for key in self.table:
             if key not in known:
                 hint = f"Known here: {', '.join(sorted(known))}."
-                self.problems.append(Problem("config.unknown", f"{prefix}{key} is not a setting.", hint, self.source))
+                sentence = f"{self.prefix}{key} is not a setting."
+                self.problems.append(Problem("config.unknown", sentence, hint, self.source))
 
     def text(self, key: str) -> str:
         value = self.table.get(key, "")
@@ -249,10 +304,12 @@ class _Reading:
     def _place(self, key: str, text: str) -> ListenAt | None:
         match = _LISTEN.fullmatch(text.strip())
         words = set((match["words"] or "").split()) if match else set()
-        if match is None or words - {"plain", "starttls", "tls", "lane", "proxy"} or int(match["port"]) > 65535:
+        securities = words & set(_SECURITIES)
+        unknown = words - {*_SECURITIES, "lane", "proxy"}
+        if match is None or unknown or len(securities) > 1 or int(match["port"]) > 65535:
             self.complain(key, f"{text!r} is not a place to listen at.", 'Write "127.0.0.1:1587 plain".')
             return None
-        security = next((word for word in ("tls", "starttls") if word in words), "plain")
+        security = next(iter(securities), "plain")
         return ListenAt(
             match["six"] or match["host"],
             int(match["port"]),
