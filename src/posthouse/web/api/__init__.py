@@ -1,0 +1,39 @@
+"""The REST API under /api/v1, and /healthz, /readyz and /metrics beside it.
+
+It is an application of its own inside the page's, so that its errors are problem documents, whatever happens, and
+the page's are pages.
+"""
+
+from fastapi import FastAPI
+
+from posthouse import __version__
+from posthouse.web.api import commands, configured, health, later, logs, mailboxes, messages, status
+from posthouse.web.api.problems import install
+from posthouse.web.parts import Parts
+
+PREFIX = "/api/v1"
+
+
+def api(parts: Parts) -> FastAPI:
+    """The application to be mounted at PREFIX."""
+    app = FastAPI(
+        title="Posthouse",
+        version=__version__,
+        description="Keeps OAuth 2.0 tokens fresh for everything that knows only a password.",
+        openapi_url="/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.parts = parts
+    for door in (status, mailboxes, messages, logs, configured, later, commands):
+        app.include_router(door.routes)
+    install(app)
+    return app
+
+
+def attach(app: FastAPI, parts: Parts) -> None:
+    """Put API and health doors into the application of the page."""
+    app.state.parts = parts
+    app.include_router(health.routes)
+    app.mount(PREFIX, api(parts))

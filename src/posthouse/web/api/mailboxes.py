@@ -1,0 +1,176 @@
+"""Mailboxes, their tokens, and getting a token for them."""
+
+from http import HTTPStatus
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict
+
+from posthouse.problems import Problem
+from posthouse.services.overview import Overview, TokenView, overview
+from posthouse.store import authorisations
+from posthouse.store.authorisations import OPEN, Authorisation
+from posthouse.web.api import shapes
+from posthouse.web.api.callers import Caller, Manager, Reader
+from posthouse.web.api.problems import Conflict, not_found
+from posthouse.web.api.shapes import Cursor, Limit, Name
+
+routes = APIRouter()
+
+
+class Begin(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    method: Literal["device", "browser"] = "device"
+
+
+async def look(caller: Caller) -> Overview:
+    return await overview(caller.parts.store, caller.parts.directory)
+
+
+@routes.get("/mailboxes", tags=["mailboxes"])
+async def mailboxes(
+    caller: Reader,
+    address: Annotated[str, Query(max_length=254)] = "",
+    cursor: Cursor = "",
+    limit: Limit = 100,
+) -> shapes.Page[shapes.Mailbox]:
+    """All mailboxes by address, with the state of their tokens."""
+    views = (await look(caller)).mailboxes
+    wanted = address.strip().casefold()
+    seen = [
+        view
+        for view in views
+        if caller.sees(view.mailbox.address) and view.mailbox.address > cursor and wanted in ("", view.mailbox.address)
+    ]
+    items, more = shapes.cut(seen, limit)
+    next_ = items[-1].mailbox.address if more else None
+    return shapes.Page(items=[shapes.mailbox(view) for view in items], next=next_)
+
+
+@routes.get("/mailboxes/{id}", tags=["mailboxes"])
+async def mailbox(caller: Reader, name: Name) -> shapes.Mailbox:
+    """By id or address."""
+    known = caller.mailbox(name)
+    view = (await look(caller)).mailbox(known.id)
+    if view is None:
+        raise not_found("mailbox", name)
+    return shapes.mailbox(view)
+
+
+@routes.get("/mailboxes/{id}/tokens", tags=["tokens"])
+async def tokens_of_mailbox(caller: Reader, name: Name) -> shapes.Page[shapes.Token]:
+    """The tokens that the mailbox's settings use."""
+    known = caller.mailbox(name)
+    views = (await look(caller)).tokens
+    return shapes.Page(items=[shapes.token(view) for view in views if view.id == known.token_id])
+
+
+@routes.get("/tokens", tags=["tokens"])
+async def tokens(caller: Reader, cursor: Cursor = "", limit: Limit = 100) -> shapes.Page[shapes.Token]:
+    seen = sorted(
+        (view for view in (await look(caller)).tokens if _sees(caller, view) and view.id > cursor),
+        key=lambda view: view.id,
+    )
+    items, more = shapes.cut(seen, limit)
+    return shapes.Page(items=[shapes.token(view) for view in items], next=items[-1].id if more else None)
+
+
+def _sees(caller: Caller, view: TokenView) -> bool:
+    return not caller.mailboxes or any(caller.sees(address) for address in view.used_by)
+
+
+async def _token(caller: Caller, name: str) -> TokenView:
+    view = (await look(caller)).token(name)
+    if view is None or not _sees(caller, view):
+        raise not_found("token", name)
+    return view
+
+
+@routes.get("/tokens/{id}", tags=["tokens"])
+async def token(caller: Reader, name: Name) -> shapes.Token:
+    return shapes.token(await _token(caller, name))
+
+
+class Deleted(BaseModel):
+    """`revoked`: the provider has taken the token back as well, where it can."""
+
+    id: str
+    revoked: bool
+
+
+@routes.delete("/tokens/{id}", tags=["tokens"])
+async def delete_token(
+    caller: Manager, name: Name, confirm: Annotated[int | None, Query(ge=0, le=10**6)] = None
+) -> Deleted:
+    """Forget the token and revoke it where the provider can.
+
+    While several mailboxes use it, `confirm` has to be their number: otherwise 409 with the list.
+    """
+    view = await _token(caller, name)
+    if not all(caller.sees(address) for address in view.used_by):
+        raise not_found("token of this key's mailboxes alone", name)
+    users = len(view.used_by)
+    if users > 1 and confirm != users:
+        raise Conflict(
+            Problem(
+                "token.shared",
+                f"{users} mailboxes use this token: {', '.join(view.used_by[:20])}.",
+                f"Say confirm={users} to delete it for all of them.",
+            ),
+            used_by=list(view.used_by),
+        )
+    parts = caller.parts
+    revoked = await parts.authorise.delete_token(view.id)
+    parts.keeper.forget(view.id)
+    parts.following.ring()
+    return Deleted(id=view.id, revoked=revoked)
+
+
+@routes.post("/mailboxes/{id}/authorisations", status_code=HTTPStatus.CREATED, tags=["authorisations"])
+async def begin(caller: Manager, name: Name, body: Begin, response: Response) -> shapes.Attempt:
+    """Begin to get a token: `device` answers a code and where to type it, `browser` our own start page."""
+    begun = await caller.parts.authorise.begin(caller.mailbox(name), body.method)
+    caller.parts.following.ring()
+    response.headers["Location"] = f"/api/v1/authorisations/{begun.authorisation.id}"
+    return shapes.begun(begun)
+
+
+@routes.get("/mailboxes/{id}/authorisations", tags=["authorisations"])
+async def attempts(caller: Reader, name: Name) -> shapes.Page[shapes.Attempt]:
+    """The newest attempts, newest first."""
+    store, known = caller.parts.store, caller.mailbox(name)
+    found = await store.database.read(lambda tx: authorisations.of_mailbox(tx, store.sealer, known.id))
+    return shapes.Page(items=[shapes.attempt(one) for one in found])
+
+
+async def _attempt(caller: Caller, name: str) -> Authorisation:
+    store = caller.parts.store
+    found = await store.database.read(lambda tx: authorisations.get(tx, store.sealer, name))
+    if found is None or not caller.sees_id(found.mailbox_id):
+        raise not_found("authorisation", name)
+    return found
+
+
+@routes.get("/authorisations/{id}", tags=["authorisations"])
+async def attempt(caller: Reader, name: Name) -> shapes.Attempt:
+    return shapes.attempt(await _attempt(caller, name))
+
+
+@routes.delete("/authorisations/{id}", tags=["authorisations"])
+async def cancel(caller: Manager, name: Name) -> shapes.Attempt:
+    """Give the attempt up. 409 where it has ended already."""
+    found = await _attempt(caller, name)
+    if found.state not in OPEN:
+        raise Conflict(Problem("authorisation.ended", f"This sign-in has ended already: {found.state}."))
+    ended = await caller.parts.authorise.cancel(found.id)
+    caller.parts.following.ring()
+    return shapes.attempt(ended or found)
+
+
+@routes.post("/authorisations/{id}/confirm", tags=["authorisations"])
+async def confirm(caller: Manager, name: Name) -> shapes.Attempt:
+    """The right person signed in, although the provider does not say who it was."""
+    found = await _attempt(caller, name)
+    confirmed = await caller.parts.authorise.confirm_person(found.id)
+    caller.parts.following.ring()
+    return shapes.attempt(confirmed)

@@ -1,0 +1,357 @@
+"""What the API answers, field by field. Times are RFC 3339 in UTC, null where there is none."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, TypeVar
+
+import msgspec
+from fastapi import Path, Query
+from pydantic import BaseModel, Field
+
+from posthouse.model.device import Device
+from posthouse.services.authorise import Begun
+from posthouse.services.overview import MailboxView, ServerView, TokenView
+from posthouse.store.authorisations import OPEN, Authorisation
+from posthouse.store.configuration import StoredApp
+from posthouse.store.events import Event
+from posthouse.store.journal import Line
+from posthouse.store.messages import Summary
+
+T = TypeVar("T")
+Name = Annotated[str, Path(alias="id", max_length=320, pattern=r"^[^\x00-\x20\x7f]+$")]
+"""An id, or an address where the path says so."""
+Limit = Annotated[int, Query(ge=1, le=200, description="Items in one answer.")]
+Cursor = Annotated[str, Query(max_length=320, pattern=r"^[^\x00-\x1f\x7f]*$", description="`next` of the page before.")]
+
+
+class Page(BaseModel, Generic[T]):
+    """`next` is the cursor for the page that follows; null at the end."""
+
+    items: list[T]
+    next: str | None = None
+
+
+class Token(BaseModel):
+    """A token without its secrets. States: not_acquired, waiting_for_authentication, acquired, invalid."""
+
+    id: str
+    app: str
+    account: str
+    name: str
+    state: str
+    reason: str
+    detail: str
+    since: datetime | None
+    next_step: str = Field(description="get_token, sign_in, reauthorise, or empty.")
+    person: str = Field(description="Who signed in, as the provider says.")
+    scopes: list[str]
+    obtained_at: datetime | None
+    refreshed_at: datetime | None
+    access_expires_at: datetime | None
+    refreshable: bool = Field(description="False: it ends at access_expires_at.")
+    failures: int = Field(description="Refreshes in a row that failed for now.")
+    last_error: str
+    reauthorising: bool
+    used_by: list[str]
+
+
+class Server(BaseModel):
+    """One protocol of a mailbox, and how it last fared: proved, refused, unreachable, untested."""
+
+    protocol: str
+    server: str
+    user: str
+    state: str
+    answer: str
+    cause: str
+    since: datetime | None
+
+
+class Mailbox(BaseModel):
+    id: str
+    address: str
+    account: str
+    app: str
+    provider: str
+    provider_title: str
+    direction: str = Field(description="incoming, outgoing, both, none.")
+    method: str = Field(description="oauth or password.")
+    default: bool
+    origin: str = Field(description="The file it was applied from, or empty.")
+    token: Token | None
+    servers: list[Server]
+    last_success: datetime | None
+    queue: dict[str, int]
+    settings: dict[str, Any] = Field(description="As in an apply file, what was left out left out.")
+
+
+class Attempt(BaseModel):
+    """An attempt to get a token. States: started, permitted, proving, unverified, done, refused, expired."""
+
+    id: str
+    mailbox_id: str
+    token_id: str
+    method: str
+    state: str
+    reason: str
+    detail: str
+    ended: bool
+    created_at: datetime | None
+    expires_at: datetime | None
+    user_code: str = ""
+    verification_uri: str = ""
+    verification_uri_complete: str = ""
+    url: str = Field(default="", description="Our own start page; told once, when the attempt is begun.")
+
+
+class Recipient(BaseModel):
+    address: str
+    state: str
+    answer: str
+
+
+class Message(BaseModel):
+    """States: queued, parked, sent, failed."""
+
+    id: str
+    mailbox_id: str
+    device: str
+    state: str
+    stage: str
+    sender: str
+    recipients: list[Recipient]
+    message_id: str
+    subject: str
+    size: int
+    attempts: int
+    answer: str
+    cause: str
+    created_at: datetime | None
+    next_at: datetime | None
+    finished_at: datetime | None
+    parked_at: datetime | None
+
+
+class JournalLine(BaseModel):
+    id: int
+    at: datetime | None
+    kind: str
+    message: str
+    message_id: str
+    mailbox_id: str
+    device: str
+    detail: dict[str, Any]
+
+
+class Happening(BaseModel):
+    """An event; `subject` is the id of what changed."""
+
+    id: int
+    at: datetime | None
+    kind: str
+    subject: str
+    document: dict[str, Any]
+
+
+class DeviceShape(BaseModel):
+    id: str
+    name: str
+    origin: str
+    settings: dict[str, Any]
+
+
+class App(BaseModel):
+    """An app registration; its secret is never told."""
+
+    id: str
+    name: str
+    provider: str
+    client_id: str
+    has_secret: bool
+    origin: str
+    settings: dict[str, Any]
+
+
+class Provider(BaseModel):
+    """Servers are written `host:port tls`; empty where the provider has none."""
+
+    name: str
+    title: str
+    built_in: bool
+    issuer: str
+    smtp: str
+    imap: str
+    pop3: str
+
+
+class Administrator(BaseModel):
+    id: str
+    name: str
+    role: str
+    permissions: list[str]
+    has_password: bool
+
+
+class Key(BaseModel):
+    """An API key, without what it is."""
+
+    id: str
+    name: str
+    permissions: list[str]
+    mailboxes: list[str]
+    created_at: datetime | None
+
+
+class Status(BaseModel):
+    """Everything at a glance. `attention` are the mailboxes that somebody has to sign in for again."""
+
+    version: str
+    external_url: str
+    database: str
+    mailboxes: int
+    tokens: dict[str, int]
+    queue: dict[str, int]
+    attention: list[Mailbox]
+
+
+def moment(seconds: float) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds > 0 else None
+
+
+def token(view: TokenView) -> Token:
+    return Token(
+        id=view.id,
+        app=view.app,
+        account=view.account,
+        name=view.name,
+        state=str(view.state),
+        reason=view.reason,
+        detail=view.detail,
+        since=moment(view.since),
+        next_step=view.next_step,
+        person=view.person,
+        scopes=list(view.scopes),
+        obtained_at=moment(view.obtained_at),
+        refreshed_at=moment(view.refreshed_at),
+        access_expires_at=moment(view.access_expires_at),
+        refreshable=view.refreshable,
+        failures=view.failures,
+        last_error=view.last_error,
+        reauthorising=view.reauthorising,
+        used_by=list(view.used_by),
+    )
+
+
+def server(view: ServerView) -> Server:
+    return Server(
+        protocol=view.protocol,
+        server=view.server,
+        user=view.user,
+        state=view.state,
+        answer=view.answer,
+        cause=view.cause,
+        since=moment(view.since),
+    )
+
+
+def mailbox(view: MailboxView) -> Mailbox:
+    known = view.mailbox
+    return Mailbox(
+        id=known.id,
+        address=known.address,
+        account=known.account,
+        app=view.app,
+        provider=view.provider,
+        provider_title=view.provider_title,
+        direction=view.direction,
+        method="oauth" if known.app_id else "password",
+        default=known.default,
+        origin=known.origin,
+        token=token(view.token) if view.token else None,
+        servers=[server(one) for one in view.servers],
+        last_success=moment(view.last_success),
+        queue=dict(view.queue),
+        settings=msgspec.to_builtins(known.settings),
+    )
+
+
+def attempt(found: Authorisation) -> Attempt:
+    return Attempt(
+        id=found.id,
+        mailbox_id=found.mailbox_id,
+        token_id=found.token_id,
+        method=found.method,
+        state=found.state,
+        reason=found.reason,
+        detail=found.detail,
+        ended=found.state not in OPEN,
+        created_at=moment(found.created_at),
+        expires_at=moment(found.expires_at),
+        user_code=found.user_code,
+        verification_uri=found.verification_uri,
+        verification_uri_complete=found.verification_uri_complete,
+    )
+
+
+def begun(new: Begun) -> Attempt:
+    return attempt(new.authorisation).model_copy(update={"url": new.url})
+
+
+def message(found: Summary) -> Message:
+    return Message(
+        id=found.id,
+        mailbox_id=found.mailbox_id,
+        device=found.device,
+        state=str(found.state),
+        stage=str(found.stage),
+        sender=found.sender,
+        recipients=[Recipient(address=r.address, state=r.state, answer=r.answer) for r in found.recipients],
+        message_id=found.message_id,
+        subject=found.subject,
+        size=found.size,
+        attempts=found.attempts,
+        answer=found.answer,
+        cause=found.cause,
+        created_at=moment(found.created_at),
+        next_at=moment(found.next_at),
+        finished_at=moment(found.finished_at),
+        parked_at=moment(found.parked_at),
+    )
+
+
+def journal_line(line: Line) -> JournalLine:
+    return JournalLine(
+        id=line.id,
+        at=moment(line.at),
+        kind=line.kind,
+        message=line.message,
+        message_id=line.message_id,
+        mailbox_id=line.mailbox_id,
+        device=line.device,
+        detail=line.detail,
+    )
+
+
+def happening(event: Event) -> Happening:
+    return Happening(id=event.id, at=moment(event.at), kind=event.kind, subject=event.subject, document=event.document)
+
+
+def device(found: Device) -> DeviceShape:
+    return DeviceShape(id=found.id, name=found.name, origin=found.origin, settings=msgspec.to_builtins(found.settings))
+
+
+def app(found: StoredApp) -> App:
+    return App(
+        id=found.id,
+        name=found.name,
+        provider=found.provider,
+        client_id=found.client_id,
+        has_secret=found.sealed_secret is not None,
+        origin=found.origin,
+        settings=found.document,
+    )
+
+
+def cut(items: Sequence[T], limit: int) -> tuple[list[T], bool]:
+    """At most `limit` of them, and whether some were left."""
+    return list(items[:limit]), len(items) > limit

@@ -1,0 +1,35 @@
+"""Everything at a glance."""
+
+from collections import Counter
+
+from fastapi import APIRouter
+
+from posthouse import __version__
+from posthouse.model.token import TokenState
+from posthouse.services.overview import overview
+from posthouse.web.api import shapes
+from posthouse.web.api.callers import Reader
+
+routes = APIRouter(tags=["status"])
+
+
+@routes.get("/status")
+async def status(caller: Reader) -> shapes.Status:
+    parts = caller.parts
+    seen = [
+        view for view in (await overview(parts.store, parts.directory)).mailboxes if caller.sees(view.mailbox.address)
+    ]
+    states = Counter({str(state): 0 for state in TokenState})
+    states.update({view.token.id: str(view.token.state) for view in seen if view.token}.values())
+    queue: Counter[str] = Counter({"queued": 0, "parked": 0, "sent": 0, "failed": 0})
+    for view in seen:
+        queue.update(view.queue)
+    return shapes.Status(
+        version=__version__,
+        external_url=parts.settings.external_url,
+        database="embedded" if parts.store.database.embedded else "postgresql",
+        mailboxes=len(seen),
+        tokens=dict(states),
+        queue=dict(queue),
+        attention=[shapes.mailbox(view) for view in seen if view.needs_reauthorising],
+    )
