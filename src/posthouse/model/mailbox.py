@@ -12,6 +12,14 @@ ADDRESS = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f]+@[^\s@<>()\[\]\\,;:\"\
 Protocol = Literal["smtp", "imap", "pop3"]
 
 
+class Switch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another way to sign in that is wanted, and takes over when its token has proved itself."""
+
+    app_id: str
+    account: str
+    token_id: str
+
+
 class MailboxSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Sending and receiving settings. Empty text means: what the provider says."""
 
@@ -35,6 +43,7 @@ class MailboxSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     destination: str = ""
     token: Literal["shared", "own"] = "shared"  # noqa: S105 - a word of the contract
     also_known_as: tuple[str, ...] = ()
+    switch: Switch | None = None
 
     def enabled(self) -> tuple[Protocol, ...]:
         """The protocols this mailbox uses: the ones a token has to prove itself for."""
