@@ -1,0 +1,63 @@
+"""Which app and account a mailbox signs in with. While one serves, another waits until it has proved itself."""
+
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from posthouse.model.mailbox import Mailbox, Switch
+from posthouse.model.token import TokenState
+from posthouse.store import configuration, tokens
+from posthouse.store.configuration import encode
+from posthouse.store.database import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a mailbox signs in: an app, an account there and their token, or without an app its password."""
+
+    app_id: str | None
+    account: str
+    token_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`way` serves from now on; `switch` is wanted and waits for its proof."""
+
+    way: Way
+    switch: Switch | None = None
+
+
+async def choose(
+    tx: Transaction, present: Mailbox | None, address: str, wanted: Way, *, own: bool, has_password: bool, now: float
+) -> Choice:
+    """The way of `present`, or of a new mailbox, when `wanted` is asked for; its token is made when there is none.
+
+    `own`: the token is this mailbox's alone. The token of `wanted` is found here; what stands in it does not count.
+    """
+    if wanted.app_id is None:
+        return Choice(Way(None, address, None))
+    token = await tokens.ensure(tx, wanted.app_id, wanted.account, address if own else "main", now)
+    wanted = Way(wanted.app_id, wanted.account, token.id)
+    old = Way(present.app_id, present.account, present.token_id) if present else Way(None, address, None)
+    if wanted == old or not await _serves(tx, old, has_password):
+        return Choice(wanted)
+    return Choice(old, Switch(app_id=wanted.app_id or "", account=wanted.account, token_id=token.id))
+
+
+async def _serves(tx: Transaction, way: Way, has_password: bool) -> bool:
+    if way.app_id is None:
+        return has_password
+    token = await tokens.get(tx, way.token_id or "")
+    return token is not None and token.serving_grant is not None and token.state is TokenState.ACQUIRED
+
+
+async def finish(tx: Transaction, mailbox: Mailbox) -> bool:
+    """The token that was waited for has proved itself: let it serve. False where none was waited for."""
+    switch = mailbox.settings.switch
+    if switch is None:
+        return False
+    document = encode(replace(mailbox.settings, switch=None))
+    way = {"app_id": switch.app_id, "account": switch.account, "token_id": switch.token_id}
+    await configuration.save(tx, "mailbox", mailbox.id, **way, document=document)
+    return True
