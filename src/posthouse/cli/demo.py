@@ -178,6 +178,7 @@ async def _get_token(gateway: "Gateway", box: dict[str, Any]) -> str:
     give_up = time.monotonic() + PATIENCE
     while time.monotonic() < give_up:
         token = gateway.parts.directory.now.mailboxes[mailbox.id].token_id or ""
+        await parts.authorise.look_after()
         if await _acquired(gateway, token):
             return begun.authorisation.user_code
         await asyncio.sleep(0.05)

@@ -1,15 +1,20 @@
-"""The only place that speaks HTTP as a client: one request of the flows, one bounded answer."""
+"""The only place that speaks HTTP as a client: one request of the flows, one bounded answer.
+
+httpx2 is loaded with the first request, since listeners have to be up before it is needed.
+"""
 
 import asyncio
 import ssl
 from pathlib import Path
-
-import httpx2
+from typing import TYPE_CHECKING
 
 from posthouse.model.outcome import Unreachable
 from posthouse.oauth.message import MAX_ANSWER, Answer, Request
 
 from .connect import client_context
+
+if TYPE_CHECKING:
+    import httpx2
 
 
 class HttpClient:
@@ -20,6 +25,8 @@ class HttpClient:
 
     async def ask(self, request: Request, *, deadline: float, ca_file: str = "") -> Answer | Unreachable:
         """Send `request` and read the answer within `deadline` seconds, from connect to the last octet."""
+        import httpx2
+
         sent = False
         try:
             async with asyncio.timeout(deadline):
@@ -38,7 +45,9 @@ class HttpClient:
         except (httpx2.HTTPError, httpx2.InvalidURL, ssl.SSLError) as cause:
             return Unreachable(f"no answer: {_plain(cause)}", outcome_unknown=sent)
 
-    def _client(self, ca_file: str) -> httpx2.AsyncClient:
+    def _client(self, ca_file: str) -> "httpx2.AsyncClient":
+        import httpx2
+
         if ca_file not in self._clients:
             context = client_context(Path(ca_file) if ca_file else None)
             limits = httpx2.Limits(max_connections=200, max_keepalive_connections=40)
@@ -53,7 +62,7 @@ class HttpClient:
         self._clients.clear()
 
 
-async def _bounded(response: httpx2.Response) -> bytes:
+async def _bounded(response: "httpx2.Response") -> bytes:
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk

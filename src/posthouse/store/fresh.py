@@ -3,7 +3,6 @@
 import sqlite3
 from typing import Any
 
-from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -13,9 +12,11 @@ from .tables import metadata
 SCHEMA = "0001"
 """The newest migration."""
 
-_VERSION_TABLE = "CREATE TABLE IF NOT EXISTS alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
-_LOCK = "LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"
-_STAMP = f"INSERT INTO alembic_version VALUES ('{SCHEMA}')"  # noqa: S608 - a constant of ours
+VERSION_TABLE = (
+    "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
+    "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+)
+STAMP = f"INSERT INTO alembic_version VALUES ('{SCHEMA}')"  # noqa: S608 - a constant of ours
 
 
 def statements(dialect: Dialect) -> list[str]:
@@ -33,21 +34,6 @@ def sorted_indexes(table: Any) -> list[Any]:
 
 def create_embedded(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
-    for statement in (_VERSION_TABLE, *statements(SQLiteDialect()), _STAMP):
+    for statement in (VERSION_TABLE, *statements(SQLiteDialect()), STAMP):
         connection.execute(statement)
     connection.execute("COMMIT")
-
-
-async def create_postgres(connection: Any) -> str:
-    """Make the tables where there are none, inside the caller's transaction; the schema that is there afterwards.
-
-    Two nodes that start together come one after the other.
-    """
-    await connection.execute(_VERSION_TABLE)
-    await connection.execute(_LOCK)
-    found = await connection.fetchval("SELECT version_num FROM alembic_version")
-    if found:
-        return str(found)
-    for statement in (*statements(PGDialect()), _STAMP):  # type: ignore[no-untyped-call]
-        await connection.execute(statement)
-    return SCHEMA

@@ -1,18 +1,17 @@
 """Opening the store: which database, brought up to date, with the key that fits it."""
 
+import contextlib
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import asyncpg
 from sqlalchemy import bindparam, insert, select
 
 from ..problems import problem
-from . import fresh
-from .database import Database, DatabaseUnavailable, Transaction
-from .postgres import PostgresDatabase
-from .sealing import Sealer, Unsealable, new_data_key, read_master_key, wrong_key
+from . import events, fresh
+from .database import Database, Row, Transaction
+from .sealing import MasterKey, Sealer, Unsealable, new_data_key, read_master_key, wrong_key
 from .spool import FileSpool, Spool, TableSpool
 from .sqlite import SqliteDatabase, connect
 from .tables import sealing_key
@@ -42,11 +41,7 @@ async def open_store(data: Path, url: str, environment: Mapping[str, str]) -> St
     database = await (_open_postgres(url) if url else _open_embedded(data / "posthouse.sqlite"))
 
     async def keys(tx: Transaction) -> dict[str, bytes]:
-        rows = await tx.all(_keys)
-        if not rows:
-            key_id, key = new_data_key()
-            await tx.run(_add_key, id=key_id, wrapped=master.wrap(key, key_id), created_at=await tx.now())
-            return {key_id: key}
+        rows = await tx.all(_keys) or await _first_key(tx, master)
         return {row["id"]: master.unwrap(row["wrapped"], row["id"]) for row in rows}
 
     try:
@@ -54,51 +49,47 @@ async def open_store(data: Path, url: str, environment: Mapping[str, str]) -> St
     except Unsealable:
         await database.close()
         raise wrong_key(data) from None
+    except BaseException:
+        await database.close()
+        raise
     spool: Spool = TableSpool(database, sealer) if url else FileSpool(data / "spool", sealer)
     return Store(database, sealer, spool)
 
 
+async def _first_key(tx: Transaction, master: MasterKey) -> list[Row]:
+    """Make the first data key, unless another node, which the counter lets pass first, has just done it."""
+    await events.bump(tx, "sealing_key")
+    if not await tx.all(_keys):
+        key_id, key = new_data_key()
+        await tx.run(_add_key, id=key_id, wrapped=master.wrap(key, key_id), created_at=await tx.now())
+    return await tx.all(_keys)
+
+
 async def _open_embedded(path: Path) -> Database:
-    connection = connect(path)
     try:
-        found = _embedded_schema(connection)
-        if not found:
-            fresh.create_embedded(connection)
-    finally:
-        connection.close()
-    if found and found != fresh.SCHEMA:
-        from .migrating import migrate_embedded
+        if _prepare_embedded(path) != fresh.SCHEMA:
+            from .migrating import migrate_embedded
 
-        migrate_embedded(path)
-    return SqliteDatabase(path)
-
-
-def _embedded_schema(connection: Any) -> str:
-    known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
-    return connection.execute("SELECT version_num FROM alembic_version").fetchone()[0] if known else ""
-
-
-async def _open_postgres(url: str) -> Database:
-    try:
-        await _prepare_postgres(url)
-        return await PostgresDatabase.open(url)
-    except (OSError, asyncpg.PostgresError, TimeoutError, DatabaseUnavailable) as cause:
+            migrate_embedded(path)
+        return SqliteDatabase(path)
+    except sqlite3.Error as cause:
         raise problem(
-            "database.unavailable",
-            f"The database cannot be used: {cause}.",
-            "Check `database` in posthouse.toml and that it is running.",
-            status=75,
+            "database.unusable",
+            f"The database {path} cannot be used: {cause}.",
+            "Check the disk and who owns the data directory, or restore a backup.",
         ) from cause
 
 
-async def _prepare_postgres(url: str) -> None:
-    connection = await asyncpg.connect(url, timeout=15)
-    try:
-        async with connection.transaction():
-            found = await fresh.create_postgres(connection)
-    finally:
-        await connection.close()
-    if found != fresh.SCHEMA:
-        from .migrating import migrate_postgres
+def _prepare_embedded(path: Path) -> str:
+    """Make the tables where there are none; the schema that is there afterwards."""
+    with contextlib.closing(connect(path)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+            fresh.create_embedded(connection)
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        return str(row[0]) if row else ""
 
-        await migrate_postgres(url)
+
+async def _open_postgres(url: str) -> Database:
+    from .opening_postgres import open_postgres
+
+    return await open_postgres(url)
