@@ -21,10 +21,10 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class MailRule:
-    """What a person has said about waiting mail: the mailbox to move it to, or how many messages may be lost."""
+    """What a person has said about waiting mail: the mailbox to move it to, or how many messages may be lost (0: none)."""
 
     move_to: str = ""
-    discard: int | None = None
+    discard: int = 0
 
 
 async def closing(tx: Transaction, mailbox_id: str, address: str) -> Closing:
@@ -34,7 +34,7 @@ async def closing(tx: Transaction, mailbox_id: str, address: str) -> Closing:
 
 def refuse(closings: Sequence[Closing], rule: MailRule, sending: dict[str, str]) -> list[Problem]:
     """Why these mailboxes cannot be closed by this rule. `sending`: ids of the others by address, where they send."""
-    if rule.move_to and rule.discard is not None:
+    if rule.move_to and rule.discard:
         return [Problem("apply.mail-rule", "Mail is either moved or discarded.", "Give only one of the two.")]
     if rule.move_to and fold(rule.move_to) not in sending:
         return [Problem("apply.mail-rule", f"There is no mailbox {rule.move_to} that could send the waiting mail.")]

@@ -51,7 +51,7 @@ async def apply(
     dry_run: bool = False,
     prune: bool = False,
     move_to: str = "",
-    discard: int | None = None,
+    discard: int = 0,
 ) -> Report:
     """Make everything as `wanted` says, or nothing.
 
