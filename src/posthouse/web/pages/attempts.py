@@ -1,0 +1,113 @@
+"""Getting a token from the page: begin, follow, confirm, cancel."""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from fastapi import APIRouter, HTTPException
+from starlette.responses import RedirectResponse, Response
+
+from posthouse.services.authorise import Method
+from posthouse.store import authorisations
+from posthouse.store.authorisations import Authorisation
+from posthouse.web.rendering import fragment, page
+from posthouse.web.visits import Reader, TokenWriter, Visit
+
+METHODS: tuple[Method, ...] = ("browser", "device")
+routes = APIRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An authorisation as its page shows it. `progress_url` answers with the newest state of it."""
+
+    id: str
+    mailbox_id: str
+    address: str
+    account: str
+    method: str
+    state: str
+    reason: str
+    detail: str
+    user_code: str
+    verification_uri: str
+    verification_uri_complete: str
+    expires_at: float
+    progress_url: str
+
+    @property
+    def open(self) -> bool:
+        return self.state in authorisations.OPEN
+
+
+def shown(visit: Visit, found: Authorisation, progress_url: str) -> Attempt:
+    mailbox = visit.parts.directory.now.mailboxes.get(found.mailbox_id)
+    return Attempt(
+        id=found.id,
+        mailbox_id=found.mailbox_id,
+        address=mailbox.address if mailbox else "",
+        account=mailbox.account if mailbox else "",
+        method=found.method,
+        state=found.state,
+        reason=found.reason,
+        detail=found.detail,
+        user_code=found.user_code,
+        verification_uri=web_address(found.verification_uri),
+        verification_uri_complete=web_address(found.verification_uri_complete),
+        expires_at=found.expires_at,
+        progress_url=progress_url,
+    )
+
+
+def shown_to_administrators(visit: Visit, found: Authorisation) -> Attempt:
+    return shown(visit, found, f"/authorisations/{found.id}/progress")
+
+
+def web_address(url: str) -> str:
+    """What a provider sends may become a link only where it leads to a web page."""
+    return url if url.startswith(("https://", "http://")) else ""
+
+
+async def attempt_of(visit: Visit, attempt_id: str) -> Authorisation:
+    """Raises HTTPException where there is none."""
+    store = visit.parts.store
+    found = await store.database.read(lambda tx: authorisations.get(tx, store.sealer, attempt_id))
+    if found is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return found
+
+
+@routes.post("/mailboxes/{mailbox_id}/authorisations")
+async def begin(visit: TokenWriter, mailbox_id: str) -> Response:
+    """A browser goes on to the start page, a device code is shown on its own page."""
+    await visit.parts.directory.refresh()
+    mailbox = visit.parts.directory.now.mailboxes.get(mailbox_id)
+    if mailbox is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    method: Method = "device" if visit.form.get("method") == "device" else "browser"
+    begun = await visit.parts.authorise.begin(mailbox, method)
+    return RedirectResponse(begun.url or f"/authorisations/{begun.authorisation.id}", HTTPStatus.SEE_OTHER)
+
+
+@routes.get("/authorisations/{attempt_id}")
+async def follow(visit: Reader, attempt_id: str) -> Response:
+    found = await attempt_of(visit, attempt_id)
+    return await page(visit, "authorisation.html", attempt=shown_to_administrators(visit, found))
+
+
+@routes.get("/authorisations/{attempt_id}/progress")
+async def progress(visit: Reader, attempt_id: str) -> Response:
+    found = await attempt_of(visit, attempt_id)
+    return fragment(visit, "progress.html", attempt=shown_to_administrators(visit, found))
+
+
+@routes.post("/authorisations/{attempt_id}/confirm")
+async def confirm(visit: TokenWriter, attempt_id: str) -> Response:
+    await visit.parts.authorise.confirm_person(attempt_id)
+    return RedirectResponse(f"/authorisations/{attempt_id}", HTTPStatus.SEE_OTHER)
+
+
+@routes.post("/authorisations/{attempt_id}/cancel")
+async def cancel(visit: TokenWriter, attempt_id: str) -> Response:
+    found = await attempt_of(visit, attempt_id)
+    await visit.parts.authorise.cancel(attempt_id)
+    return RedirectResponse(f"/mailboxes/{found.mailbox_id}#token", HTTPStatus.SEE_OTHER)

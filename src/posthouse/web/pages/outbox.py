@@ -1,0 +1,85 @@
+"""Queued mail and what became of it."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, HTTPException
+from starlette.responses import RedirectResponse, Response
+
+from posthouse.model.message import DEADLINE, MessageState
+from posthouse.store import journal, messages
+from posthouse.store.messages import Summary
+from posthouse.web.rendering import look, page
+from posthouse.web.visits import N_, QueueWriter, Reader, Visit
+
+PAGE = 200
+SAID = {
+    "again": N_("Another attempt was asked for."),
+    "busy": N_("The message is being handed over at this moment. Try again in a while."),
+    "removed": N_("The message was removed."),
+}
+STATES = tuple(str(state) for state in MessageState)
+routes = APIRouter()
+
+
+@routes.get("/outbox")
+async def listed(visit: Reader, state: str = "", before: str = "~", said: str = "") -> Response:
+    only = state if state in STATES else ""
+    seen = await look(visit)
+    found = await visit.parts.store.database.read(lambda tx: messages.page(tx, before=before, state=only))
+    return await page(
+        visit,
+        "outbox.html",
+        seen=seen,
+        messages=found,
+        state=only,
+        states=STATES,
+        counts={name: seen.queue.get(name, 0) for name in STATES},
+        names={view.mailbox.id: view.mailbox.address for view in seen.mailboxes},
+        older=found[-1].id if len(found) == PAGE else "",
+        said=visit.says(SAID[said]) if said in SAID else "",
+    )
+
+
+@routes.get("/outbox/{message_id}")
+async def one(visit: Reader, message_id: str, said: str = "") -> Response:
+    found = await message_of(visit, message_id)
+    return await page(
+        visit,
+        "message.html",
+        message=found,
+        mailbox=visit.parts.directory.now.mailboxes.get(found.mailbox_id),
+        journal=await visit.parts.store.database.read(lambda tx: journal.of_message(tx, message_id)),
+        said=visit.says(SAID[said]) if said in SAID else "",
+    )
+
+
+async def message_of(visit: Visit, message_id: str) -> Summary:
+    """Raises HTTPException where there is none."""
+    found = await visit.parts.store.database.read(lambda tx: messages.one(tx, message_id))
+    if found is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return found
+
+
+@routes.post("/outbox/{message_id}/retry")
+async def retry(visit: QueueWriter, message_id: str) -> Response:
+    found = await message_of(visit, message_id)
+    deadline = visit.now + DEADLINE
+    done = await visit.parts.store.database.write(lambda tx: messages.retry(tx, message_id, visit.now, deadline))
+    if done:
+        visit.parts.dispatcher.accepted(found.mailbox_id)
+    return RedirectResponse(f"/outbox/{message_id}?said={'again' if done else 'busy'}", HTTPStatus.SEE_OTHER)
+
+
+@routes.get("/outbox/{message_id}/remove")
+async def ask_before_removing(visit: Reader, message_id: str) -> Response:
+    return await page(visit, "remove_message.html", message=await message_of(visit, message_id))
+
+
+@routes.post("/outbox/{message_id}/remove")
+async def remove(visit: QueueWriter, message_id: str) -> Response:
+    await message_of(visit, message_id)
+    if not await visit.parts.store.database.write(lambda tx: messages.remove(tx, message_id, visit.now)):
+        return RedirectResponse(f"/outbox/{message_id}?said=busy", HTTPStatus.SEE_OTHER)
+    await visit.parts.store.spool.remove(message_id)
+    return RedirectResponse("/outbox?said=removed", HTTPStatus.SEE_OTHER)

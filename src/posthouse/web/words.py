@@ -1,0 +1,180 @@
+"""The page's words for the words of the API, and for what services say in English."""
+
+import re
+from gettext import NullTranslations
+
+
+def N_(sentence: str) -> str:  # noqa: N802 - gettext's own name for "to be translated later"
+    return sentence
+
+
+TOKEN_STATES = {
+    "not_acquired": N_("not acquired"),
+    "waiting_for_authentication": N_("waiting for authentication"),
+    "acquired": N_("acquired"),
+    "invalid": N_("invalid"),
+}
+
+TOKEN_REASONS = {
+    "waiting_for_person": N_("somebody has to sign in"),
+    "acquiring": N_("permission was given, the token is being acquired"),
+    "proving": N_("the token is being tried at the mail servers"),
+    "account_unavailable": N_("the account is not available"),
+    "expired": N_("it has expired"),
+    "revoked": N_("it was revoked at the provider"),
+    "password_changed": N_("the password of the account was changed"),
+    "client_changed": N_("the provider refuses the app registration"),
+    "consent_missing": N_("a permission is missing"),
+    "policy": N_("a rule of the provider's administrator asks for a new sign-in"),
+    "answer_lost": N_("the provider's answer to a renewal was lost"),
+    "other": N_("the provider refuses it"),
+    "wrong_person": N_("another person signed in"),
+    "refused": N_("the provider refused the sign-in"),
+    "cancelled": N_("the sign-in was cancelled"),
+    "not_proved": N_("no mail server took the token"),
+    "gone": N_("the mailbox or its token was removed meanwhile"),
+    "person_not_verified": N_("the provider does not say who signed in"),
+}
+
+ATTEMPT_STATES = {
+    "started": N_("waiting for the sign-in"),
+    "permitted": N_("permission was given, the token is being acquired"),
+    "proving": N_("the token is being tried at the mail servers"),
+    "unverified": N_("waiting for your confirmation"),
+    "done": N_("authenticated"),
+    "refused": N_("refused"),
+    "expired": N_("nobody signed in in time"),
+}
+
+MESSAGE_STATES = {
+    "queued": N_("queued"),
+    "parked": N_("parked"),
+    "sent": N_("sent"),
+    "failed": N_("failed"),
+}
+
+RECIPIENT_STATES = {
+    "waiting": N_("waiting"),
+    "sent": N_("sent"),
+    "failed": N_("failed"),
+}
+
+RESULT_STATES = {
+    "proved": N_("works"),
+    "refused": N_("refused"),
+    "unreachable": N_("not reachable"),
+    "untested": N_("not tried yet"),
+}
+
+JOURNAL_KINDS = {
+    "accepted": N_("accepted"),
+    "sent": N_("sent"),
+    "partly failed": N_("sent to some recipients only"),
+    "failed": N_("failed"),
+    "delayed": N_("delayed"),
+    "outcome unknown": N_("outcome unknown"),
+    "parked": N_("parked"),
+    "released": N_("released"),
+    "retry asked for": N_("another attempt was asked for"),
+    "removed": N_("removed"),
+}
+
+DIRECTIONS = {
+    "incoming": N_("incoming only"),
+    "outgoing": N_("outgoing only"),
+    "both": N_("both"),
+    "none": N_("neither"),
+}
+
+METHODS = {
+    "browser": N_("in the browser"),
+    "device": N_("with a device code"),
+}
+
+SECURITIES = {
+    "starttls": "STARTTLS",
+    "tls": "SSL/TLS",
+    "plain": N_("no encryption"),
+}
+
+NEXT_STEPS = {
+    "get_token": N_("Get token"),
+    "sign_in": N_("Sign in"),
+    "reauthorise": N_("Re-authorise"),
+}
+
+ROLES = {
+    "administrator": N_("administrator"),
+    "limited": N_("administrator with chosen permissions"),
+    "auditor": N_("auditor"),
+}
+
+LABELS = {
+    "token_state": TOKEN_STATES,
+    "token_reason": TOKEN_REASONS,
+    "attempt_state": ATTEMPT_STATES,
+    "message_state": MESSAGE_STATES,
+    "recipient_state": RECIPIENT_STATES,
+    "result_state": RESULT_STATES,
+    "journal_kind": JOURNAL_KINDS,
+    "next_step": NEXT_STEPS,
+    "direction": DIRECTIONS,
+    "method": METHODS,
+    "security": SECURITIES,
+    "role": ROLES,
+}
+"""By the name of the filter that templates use."""
+
+SENTENCES = (
+    N_("{got} signed in, expected was {expected}."),
+    N_("Nobody finished this sign-in in time."),
+    N_("Cancelled."),
+    N_("Begin again."),
+    N_("Begin again if it did not succeed."),
+    N_("Begin the sign-in again, and finish it in the same browser."),
+    N_("Check the network, then try again."),
+    N_("The provider does not say who signed in: confirm that it was the right person."),
+    N_("The mailbox or its token was removed meanwhile."),
+    N_("The token was deleted meanwhile."),
+    N_("The mailbox is no longer there."),
+    N_("The token is invalid."),
+    N_("There is no token yet."),
+    N_("There is neither a token nor a password."),
+    N_("This sign-in link has been used or has expired."),
+    N_("This sign-in is over already."),
+    N_("This answer was used already."),
+    N_("This answer does not belong to a sign-in that was begun in this browser."),
+    N_("This sign-in does not wait for a confirmation."),
+    N_("The provider's sign-in gave no usable answer: {what}."),
+    N_("The provider refused: {what}."),
+    N_("{address} has no app registration, so there is nothing to sign in to."),
+    N_("Give the mailbox an app registration first."),
+)
+"""What services say, with holes for what differs; translated here because services know no languages."""
+
+
+def _pattern(sentence: str) -> "re.Pattern[str]":
+    parts = re.split(r"\{(\w+)\}", sentence)
+    return re.compile("".join(re.escape(p) if i % 2 == 0 else f"(?P<{p}>.+)" for i, p in enumerate(parts)))
+
+
+_PATTERNS = {_pattern(sentence): sentence for sentence in SENTENCES}
+
+
+def explained(text: str, said: NullTranslations) -> str:
+    """A sentence of a service in the reader's language; the provider's and the catalogue's words stay English."""
+    for pattern, sentence in _PATTERNS.items():
+        if found := pattern.fullmatch(text):
+            return said.gettext(sentence).format(**found.groupdict())
+    return text
+
+
+def is_known(text: str) -> bool:
+    return any(pattern.fullmatch(text) for pattern in _PATTERNS)
+
+
+def size(octets: int, said: NullTranslations) -> str:
+    """Kilobytes and megabytes as programs for mail count them: by 1,000."""
+    if octets < 1000:
+        return said.ngettext("%(count)s byte", "%(count)s bytes", octets) % {"count": octets}
+    return f"{octets / 1000:.0f} kB" if octets < 1_000_000 else f"{octets / 1_000_000:.1f} MB"
