@@ -21,7 +21,7 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class MailRule:
-    """What a person has said about waiting mail: the mailbox to move it to, or how many messages may be lost (0: none)."""
+    """What a person has said about waiting mail: where to move it, or how many messages may be lost (0: none)."""
 
     move_to: str = ""
     discard: int = 0
