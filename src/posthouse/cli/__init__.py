@@ -1,6 +1,7 @@
 """The command line. Each command lies in a module of its own, loaded only when it is asked for."""
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -13,8 +14,31 @@ COMMANDS = {
     "serve": ("posthouse.cli.serve", "serve", "The gateway."),
     "demo": ("posthouse.cli.demo", "demo", "The gateway with a provider in a box, to try it out."),
     "sandbox": ("posthouse.cli.sandbox", "sandbox", "The provider in a box alone."),
+    "apply": ("posthouse.cli.apply", "apply", "Providers, apps, mailboxes and devices from a file."),
+    "status": ("posthouse.cli.status", "status", "Everything at a glance."),
+    "authorise": ("posthouse.cli.authorise", "authorise", "Get a token for a mailbox, or a new one."),
+    "token": ("posthouse.cli.tokens", "token", "Tokens: list, status, print, delete."),
+    "mailbox": ("posthouse.cli.mailboxes", "mailbox", "Mailboxes: list, show."),
+    "app": ("posthouse.cli.configured", "app", "App registrations: list, show."),
+    "provider": ("posthouse.cli.configured", "provider", "Providers: list, show."),
+    "device": ("posthouse.cli.configured", "device", "Devices: list, show."),
+    "queue": ("posthouse.cli.queue", "queue", "Mail that waits or has failed: list, show, retry, release, remove."),
+    "send": ("posthouse.cli.send", "send", "Hand a message in, as with sendmail."),
+    "journal": ("posthouse.cli.journal", "journal", "What happened to messages."),
+    "admin": ("posthouse.cli.admin", "admin", "Administrators, sign-in links, API keys."),
+    "test": ("posthouse.cli.later", "test", "Not yet available."),
+    "doctor": ("posthouse.cli.later", "doctor", "Not yet available."),
+    "received": ("posthouse.cli.later", "received", "Not yet available."),
+    "destination": ("posthouse.cli.later", "destination", "Not yet available."),
+    "webhook": ("posthouse.cli.later", "webhook", "Not yet available."),
+    "import": ("posthouse.cli.later", "import_", "Not yet available."),
+    "key": ("posthouse.cli.later", "key", "Not yet available."),
+    "backup": ("posthouse.cli.later", "backup", "Not yet available."),
+    "restore": ("posthouse.cli.later", "restore", "Not yet available."),
+    "bundle": ("posthouse.cli.later", "bundle", "Not yet available."),
 }
 """Name: module, attribute, one line of help."""
+ALIASES = {"authorize": "authorise"}
 
 
 class LazyGroup(click.Group):
@@ -24,9 +48,10 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in COMMANDS:
             return None
-        module, attribute, _ = COMMANDS[cmd_name]
+        module, attribute, _ = COMMANDS[name]
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
@@ -58,6 +83,9 @@ def main(arguments: list[str] | None = None) -> Any:
         return _end(64, [error.format_message()], debug)
     except click.Abort:
         return _end(130, [], debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _end(0, [], False)
     except click.exceptions.Exit as end:
         return _end(end.exit_code, [], False)
     except Exception as fault:

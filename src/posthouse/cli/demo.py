@@ -149,8 +149,8 @@ async def _description(path: Path, process: asyncio.subprocess.Process) -> dict[
 @asynccontextmanager
 async def _gateway(data: Path, box: dict[str, Any]) -> "AsyncIterator[tuple[Gateway, Secret]]":
     from posthouse.app import gateway
-    from posthouse.services.applying import apply
     from posthouse.services.apply_file import parse
+    from posthouse.services.applying import apply
 
     web = _free_port(8480)
     settings = Settings(

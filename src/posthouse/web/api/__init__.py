@@ -5,9 +5,11 @@ the page's are pages.
 """
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from posthouse import __version__
 from posthouse.web.api import commands, configured, health, later, logs, mailboxes, messages, status
+from posthouse.web.api.control import trusted
 from posthouse.web.api.problems import install
 from posthouse.web.parts import Parts
 
@@ -37,3 +39,10 @@ def attach(app: FastAPI, parts: Parts) -> None:
     app.state.parts = parts
     app.include_router(health.routes)
     app.mount(PREFIX, api(parts))
+
+
+def alone(parts: Parts) -> ASGIApp:
+    """The API without the page and with full rights, for a command that asks it in its own process."""
+    app = FastAPI(openapi_url=None)
+    attach(app, parts)
+    return trusted(app)

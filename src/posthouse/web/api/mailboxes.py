@@ -1,12 +1,14 @@
 """Mailboxes, their tokens, and getting a token for them."""
 
 from http import HTTPStatus
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from posthouse.model.mailbox import Mailbox
 from posthouse.problems import Problem
+from posthouse.services.authorise import Method
 from posthouse.services.overview import Overview, TokenView, overview
 from posthouse.store import authorisations
 from posthouse.store.authorisations import OPEN, Authorisation
@@ -20,7 +22,9 @@ routes = APIRouter()
 
 class Begin(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    method: Literal["device", "browser"] = "device"
+    method: Literal["device", "browser"] | None = Field(
+        default=None, description="Left out: the mailbox's own, else what its provider can do."
+    )
 
 
 async def look(caller: Caller) -> Overview:
@@ -48,7 +52,7 @@ async def mailboxes(
 
 
 @routes.get("/mailboxes/{id}", tags=["mailboxes"])
-async def mailbox(caller: Reader, name: Name) -> shapes.Mailbox:
+async def mailbox_by_name(caller: Reader, name: Name) -> shapes.Mailbox:
     """By id or address."""
     known = caller.mailbox(name)
     view = (await look(caller)).mailbox(known.id)
@@ -129,10 +133,21 @@ async def delete_token(
 @routes.post("/mailboxes/{id}/authorisations", status_code=HTTPStatus.CREATED, tags=["authorisations"])
 async def begin(caller: Manager, name: Name, body: Begin, response: Response) -> shapes.Attempt:
     """Begin to get a token: `device` answers a code and where to type it, `browser` our own start page."""
-    begun = await caller.parts.authorise.begin(caller.mailbox(name), body.method)
+    mailbox = caller.mailbox(name)
+    begun = await caller.parts.authorise.begin(mailbox, body.method or _usual_method(caller, mailbox))
     caller.parts.following.ring()
     response.headers["Location"] = f"/api/v1/authorisations/{begun.authorisation.id}"
     return shapes.begun(begun)
+
+
+def _usual_method(caller: Caller, mailbox: Mailbox) -> Method:
+    """Google, for one, has no device codes for mail."""
+    wanted = mailbox.settings.method
+    if wanted in ("device", "browser"):
+        return cast("Method", wanted)
+    provider = caller.parts.directory.now.provider_of(mailbox)
+    only_browser = provider is not None and provider.authorize_url and not provider.device_url
+    return "browser" if only_browser else "device"
 
 
 @routes.get("/mailboxes/{id}/authorisations", tags=["authorisations"])

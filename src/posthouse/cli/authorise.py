@@ -1,0 +1,88 @@
+"""`posthouse authorise`: get a token for a mailbox, or a new one, with a person signing in somewhere."""
+
+from typing import Any
+
+import click
+
+from posthouse.cli.calling import Call, calling, clean, confirm
+from posthouse.cli.connection import path_of
+from posthouse.problems import problem
+
+POLL = 0.5
+BUILT = ("browser", "device")
+PROGRESS = {
+    "permitted": "permission was given, the token is being acquired",
+    "proving": "the token is being tried at the mail servers",
+}
+
+
+@click.command(
+    epilog="Example:  posthouse authorise support@example.com --method device",
+)
+@click.argument("address")
+@click.option("--method", type=click.Choice((*BUILT, "paste", "app", "link")), help="How to sign in.")
+@click.option("--for", "purpose", type=click.Choice(("sending", "receiving", "notices")), help="For which settings.")
+@click.option("--no-wait", is_flag=True, help="Print where to sign in, and end.")
+@calling()
+def authorise(call: Call, address: str, method: str | None, purpose: str | None, no_wait: bool) -> int:
+    """Get a token, or re-authorise: the old one serves until the new one has proved itself.
+
+    Prints where to sign in, waits, and ends with 0 when the token is proved and 1 when a person is still needed.
+    Ctrl-C ends only the waiting.
+    """
+    if method is not None and method not in BUILT:
+        raise problem("not-yet", f"--method {method} is not yet available.", "Use device or browser.", status=69)
+    begun = call.api.post(path_of("mailboxes", address, "authorisations"), {"method": method} if method else {})
+    if begun["url"]:
+        call.api.can_be_visited()
+    call.show(begun, lambda one: _tell_where(address, one))
+    if no_wait:
+        return 0
+    try:
+        return _end(call, _wait(call, begun))
+    except KeyboardInterrupt:
+        click.echo(f"\nNo longer waiting; the sign-in goes on. posthouse token status {address}", err=True)
+        return 130
+
+
+def _tell_where(address: str, one: dict[str, Any]) -> None:
+    """The address and the code on lines of their own, so that they can be copied and read by programs."""
+    if one["url"]:
+        click.echo(f"Open this in a browser on a machine that reaches it, and sign in for {address}:")
+        click.echo(one["url"])
+        return
+    click.echo(f"Open this page, and sign in for {address}:")
+    click.echo(clean(one["verification_uri"], 2000))
+    click.echo("with this code:")
+    click.echo(clean(one["user_code"]))
+
+
+def _wait(call: Call, begun: dict[str, Any]) -> dict[str, Any]:
+    told = begun["state"]
+    click.echo("Waiting for the sign-in … (Ctrl-C ends the waiting, not the sign-in)", err=True)
+    while True:
+        current: dict[str, Any] = call.api.get(path_of("authorisations", begun["id"]))
+        words = f"{current['state']} {current['detail']}"
+        if words != told and current["state"] in PROGRESS:
+            told = words
+            click.echo(f"  {PROGRESS[current['state']]} {clean(current['detail'], 300)}".rstrip(), err=True)
+        if current["ended"] or current["state"] == "unverified":
+            return current
+        if current["state"] == "proving" and current["reason"] == "refused":
+            return current
+        call.api.pause(POLL)
+
+
+def _end(call: Call, current: dict[str, Any]) -> int:
+    if current["state"] == "unverified":
+        click.echo(clean(current["detail"], 500), err=True)
+        confirm("Was it the right person who signed in?", yes=False)
+        call.api.post(path_of("authorisations", current["id"], "confirm"))
+        return _end(call, _wait(call, current))
+    if current["state"] == "done":
+        call.show(current, lambda _: click.echo("Authenticated: the token is acquired and proved."))
+        return 0
+    call.show(current, lambda _: None)
+    reason = clean(current["detail"] or current["reason"], 900)
+    click.echo(f"Not authenticated ({current['state']}): {reason}", err=True)
+    return 1

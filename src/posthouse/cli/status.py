@@ -1,0 +1,30 @@
+"""`posthouse status`: everything at a glance."""
+
+from typing import Any
+
+import click
+
+from posthouse.cli.calling import Call, calling
+from posthouse.cli.wording import step_for, token_words
+
+
+@click.command(epilog="Example:  posthouse status --json")
+@calling()
+def status(call: Call) -> int:
+    """Tokens and queue at a glance. Ends with 1 while somebody has to sign in."""
+    data = call.api.get("/status")
+    call.show(data, _tell)
+    return 1 if any(count for state, count in data["tokens"].items() if state != "acquired") else 0
+
+
+def _tell(data: dict[str, Any]) -> None:
+    click.echo(f"Posthouse {data['version']}, {data['database']} database, page {data['external_url']}")
+    click.echo(f"mailboxes  {data['mailboxes']}")
+    click.echo(f"tokens     {_counts(data['tokens'])}")
+    click.echo(f"queue      {_counts(data['queue'])}")
+    for mailbox in data["attention"]:
+        click.echo(f"! {mailbox['address']}: {token_words(mailbox['token'])}. {step_for(mailbox)}")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
