@@ -1,7 +1,7 @@
 """The store on both databases. On PostgreSQL every test has a fresh database, copied from one with empty tables."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -48,3 +48,17 @@ async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     made = Site(tmp_path, url)
     yield made
     await made.close()
+
+
+@pytest.fixture
+async def site_of(tmp_path: Path) -> AsyncIterator[Callable[[str], Site]]:
+    """A site on the database of a given address."""
+    made: list[Site] = []
+
+    def make(url: str) -> Site:
+        made.append(Site(tmp_path, url))
+        return made[-1]
+
+    yield make
+    for site in made:
+        await site.close()

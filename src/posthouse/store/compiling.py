@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Table, or_
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import ColumnElement, Executable, Table, insert, or_
 from sqlalchemy.engine import Dialect
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ClauseElement
 
 
@@ -16,10 +16,15 @@ class Compiled:
 
     text: str
     names: tuple[str, ...]
+    required: frozenset[str]
+    known: frozenset[str]
     defaults: dict[str, Any] = field(repr=False)
 
     def values(self, parameters: dict[str, Any]) -> list[Any]:
+        """The parameters in their order. Raises TypeError where one is missing or unknown."""
         defaults = self.defaults
+        if not self.required <= parameters.keys() <= self.known:
+            raise TypeError(f"missing or unknown parameters: {sorted(self.required ^ parameters.keys())}: {self.text}")
         return [parameters[name] if name in parameters else defaults[name] for name in self.names]
 
 
@@ -31,9 +36,9 @@ def one_of(column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[b
 def insert_if_absent(table: Table, **values: Any) -> ClauseElement:
     """An INSERT that does nothing where the row is there; it waits for another one who is about to make it.
 
-    SQLAlchemy has it as a matter of one database, but both write it alike.
+    SQLAlchemy has it as a matter of each database; both write it alike.
     """
-    return insert(table).values(values).on_conflict_do_nothing()
+    return insert(table).values(values).execution_options(if_absent=True)
 
 
 class Compiler:
@@ -50,7 +55,12 @@ class Compiler:
         return known[1]
 
     def _compile(self, statement: ClauseElement) -> Compiled:
-        compiled = statement.compile(dialect=self._dialect)
-        positions = getattr(compiled, "positiontup", None)
-        names = tuple(positions) if positions is not None else tuple(compiled.params)
-        return Compiled(str(compiled), names, dict(compiled.params))
+        compiled = cast(SQLCompiler, statement.compile(dialect=self._dialect))
+        names = tuple(compiled.positiontup or ())
+        required = frozenset(name for name in names if name in compiled.binds and compiled.binds[name].required)
+        return Compiled(str(compiled) + _ending(statement), names, required, frozenset(names), dict(compiled.params))
+
+
+def _ending(statement: ClauseElement) -> str:
+    options = statement.get_execution_options() if isinstance(statement, Executable) else {}
+    return " ON CONFLICT DO NOTHING" if options.get("if_absent") else ""

@@ -1,6 +1,7 @@
 """Opening the store: which database, brought up to date, with the key that fits it."""
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ async def _open_embedded(path: Path) -> Database:
 
             migrate_embedded(path)
         return SqliteDatabase(path)
-    except sqlite3.Error as cause:
+    except (sqlite3.Error, OSError) as cause:
         raise problem(
             "database.unusable",
             f"The database {path} cannot be used: {cause}.",
@@ -82,6 +83,7 @@ async def _open_embedded(path: Path) -> Database:
 
 def _prepare_embedded(path: Path) -> str:
     """Make the tables where there are none; the schema that is there afterwards."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     with contextlib.closing(connect(path)) as connection:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
             fresh.create_embedded(connection)

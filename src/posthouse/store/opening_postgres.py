@@ -1,6 +1,5 @@
 """Opening PostgreSQL. Loaded only where it is used, since the embedded database has to start fast."""
 
-import contextlib
 from typing import Any
 
 import asyncpg
@@ -11,6 +10,7 @@ from . import fresh
 from .database import Database, DatabaseUnavailable
 from .postgres import PostgresDatabase
 
+TRIES = 5
 _ANOTHER_WAS_FASTER = (asyncpg.UniqueViolationError, asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError)
 
 
@@ -43,10 +43,20 @@ async def _create(connection: "asyncpg.Connection[Any]") -> str:
     """Make the tables where there are none; the schema that is there afterwards.
 
     Of nodes that start together one makes them; the others wait for it, fail, and look again.
+    Raises asyncpg.PostgresError, also where tables of somebody else have our names.
     """
-    while not await connection.fetchval("SELECT to_regclass('alembic_version')::text"):
-        with contextlib.suppress(*_ANOTHER_WAS_FASTER):
-            async with connection.transaction():
-                for statement in (fresh.VERSION_TABLE, *fresh.statements(PGDialect()), fresh.STAMP):  # type: ignore[no-untyped-call]
-                    await connection.execute(statement)
+    for attempt in range(TRIES):
+        if await connection.fetchval("SELECT to_regclass('alembic_version')::text"):
+            break
+        try:
+            await _make_tables(connection)
+        except _ANOTHER_WAS_FASTER:
+            if attempt == TRIES - 1:
+                raise
     return str(await connection.fetchval("SELECT version_num FROM alembic_version") or "")
+
+
+async def _make_tables(connection: "asyncpg.Connection[Any]") -> None:
+    async with connection.transaction():
+        for statement in (fresh.VERSION_TABLE, *fresh.statements(PGDialect()), fresh.STAMP):  # type: ignore[no-untyped-call]
+            await connection.execute(statement)

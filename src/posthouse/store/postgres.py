@@ -15,10 +15,21 @@ TRIES = 8
 """How often a transaction is run again after a conflict with another one (40001, 40P01)."""
 PATIENCE = 30.0
 """Seconds to wait for a connection, and for the answer to a statement."""
+CLOSING = 10.0
+"""Seconds that work has to come to its end when the database is closed."""
 
 _compiled = Compiler(PGDialect_asyncpg())  # type: ignore[no-untyped-call]
 _CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-_LOST = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
+_UNAVAILABLE = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.PostgresSystemError,
+)
+"""Answers of a server that has gone away, is being restarted, is full, or is a replica at the moment."""
 
 
 class PostgresTransaction:
@@ -74,7 +85,7 @@ class PostgresDatabase:
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
                 return await work(PostgresTransaction(connection))
-        except (*_LOST, TimeoutError) as cause:
+        except (*_UNAVAILABLE, TimeoutError) as cause:
             raise DatabaseUnavailable(str(cause)) from cause
 
     async def write(self, work: Work[T]) -> T:
@@ -100,15 +111,20 @@ class PostgresDatabase:
                 return result
         except asyncpg.UniqueViolationError as cause:
             raise Duplicate(str(cause)) from cause
-        except (*_LOST, TimeoutError) as cause:
+        except (*_UNAVAILABLE, TimeoutError) as cause:
             raise DatabaseUnavailable(str(cause)) from cause
 
     async def close(self) -> None:
-        await self._pool.close()
+        """Wait for running work, though not for ever, then close."""
+        try:
+            async with asyncio.timeout(CLOSING):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
 
 
 async def _commit(transaction: Any) -> None:
     try:
         await transaction.commit()
-    except (*_LOST, TimeoutError) as cause:
+    except (*_UNAVAILABLE, TimeoutError) as cause:
         raise CommitUnknown(str(cause)) from cause
