@@ -1,4 +1,4 @@
-"""The store on both databases. On PostgreSQL every test has a fresh database, copied from one with empty tables."""
+"""The store on both databases. On PostgreSQL the tests share a database, emptied before each of them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import delete
 
 from posthouse.store.opening import open_store
-from posthouse.store.tables import sealing_key
+from posthouse.store.tables import metadata, sealing_key
 from tests.contract.making import Site
 from tests.support.postgres import Server
 
@@ -42,9 +43,23 @@ def prepared_postgres(pattern: Server) -> str:
     return pattern.url(name)
 
 
+@pytest.fixture(scope="session")
+def shared_postgres(pattern: Server) -> str:
+    """The address of a database with tables in which there may be anything."""
+    pattern.run("CREATE DATABASE shared TEMPLATE pattern STRATEGY file_copy")
+    return pattern.url("shared")
+
+
+async def _emptied(url: str) -> str:
+    connection = await asyncpg.connect(url)
+    await connection.execute(";".join(f'DELETE FROM "{table}"' for table in metadata.tables))
+    await connection.close()
+    return url
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
 async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
-    url = request.getfixturevalue("prepared_postgres") if request.param == "postgres" else ""
+    url = await _emptied(request.getfixturevalue("shared_postgres")) if request.param == "postgres" else ""
     made = Site(tmp_path, url)
     yield made
     await made.close()
