@@ -9,7 +9,7 @@ from posthouse.oauth.code import parameters_of
 from posthouse.problems import ProblemError
 from posthouse.secret import Secret
 from posthouse.services.authorise import Redirect
-from tests.support.boxes import ALICE, BOB, PRINTER, Box, box
+from tests.support.boxes import ALICE, BOB, PRINTER, SUPPORT, Box, box
 from tests.support.house import House, house
 
 
@@ -176,3 +176,17 @@ async def test_a_deleted_token_is_dead_at_the_provider_too(tmp_path: Path) -> No
 async def fetch(url: str) -> dict[str, str]:
     async with httpx2.AsyncClient(trust_env=False) as http:
         return dict((await http.get(url)).json())
+
+
+async def test_a_mailbox_with_a_token_goes_over_to_another_account_once_that_has_proved_itself(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(SUPPORT)) as gateway:
+        await gateway.apply(f'[[mailbox]]\naddress = "{SUPPORT}"\nsigns_in_as = "{BOB}"')
+        await gateway.by_device(SUPPORT, provider.approve_as(BOB))
+        before = await gateway.token(SUPPORT)
+        await gateway.apply(f'[[mailbox]]\naddress = "{SUPPORT}"\nsigns_in_as = "{ALICE}"')
+        assert (await gateway.token(SUPPORT)).id == before.id
+        assert (await gateway.by_device(SUPPORT, provider.approve_as(ALICE))).state == "done"
+        await gateway.parts.directory.refresh()
+        after = await gateway.token(SUPPORT)
+        assert (after.account, after.state) == (ALICE, "acquired")
+        await gateway.until_message(await gateway.send(PRINTER, BOB, "From support"), "sent")

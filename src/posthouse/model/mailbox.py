@@ -1,7 +1,7 @@
 """A mailbox and its settings, as an administrator gives them."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import msgspec
@@ -65,6 +65,14 @@ class Mailbox:
     origin: str
     version: int
     settings: MailboxSettings = field(default_factory=MailboxSettings)
+
+    @property
+    def switched(self) -> "Mailbox":
+        """This mailbox as it will be once the switch that waits has proved itself; itself where none waits."""
+        switch = self.settings.switch
+        if switch is None:
+            return self
+        return replace(self, app_id=switch.app_id, account=switch.account, token_id=switch.token_id)
 
     @property
     def expected_names(self) -> tuple[str, ...]:

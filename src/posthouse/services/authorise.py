@@ -34,6 +34,7 @@ from posthouse.problems import ProblemError, problem
 from posthouse.providers.catalogue import explain_token_error
 from posthouse.providers.provider import scopes_for
 from posthouse.secret import Secret
+from posthouse.services import switching
 from posthouse.services.clock import Clock, as_datetime
 from posthouse.services.credentials import Way
 from posthouse.services.directory import Directory
@@ -87,6 +88,7 @@ class Authorise:
 
     async def begin(self, mailbox: Mailbox, method: Method) -> Begun:
         """Raises ProblemError where the mailbox or its provider cannot do this."""
+        mailbox = mailbox.switched
         token = await self._token_of(mailbox)
         registration = await self._registration(token.app_id)
         if method == "device":
@@ -173,7 +175,7 @@ class Authorise:
     def _scopes(self, registration: Registration, token: Token) -> tuple[str, ...]:
         """What every mailbox that shares the token needs."""
         wanted: dict[Protocol, None] = {}
-        for mailbox in self.directory.now.mailboxes_of_token(token.id):
+        for mailbox in self.directory.now.users_of_token(token.id):
             wanted |= dict.fromkeys(mailbox.settings.enabled())
         offered = registration.endpoints.scopes_supported
         return scopes_for(registration.provider, wanted or ("smtp",), offered=offered)
@@ -354,7 +356,8 @@ class Authorise:
             return await tokens.get(tx, found.token_id), grant
 
         token, grant = await self.store.database.read(work)
-        mailbox = self.directory.now.mailboxes.get(found.mailbox_id)
+        users = self.directory.now.users_of_token(found.token_id)
+        mailbox = next((user for user in users if user.id == found.mailbox_id), None)
         if token is None or grant is None or mailbox is None:
             return None
         registration = await self.sign_in.registration(token.app_id)
@@ -481,7 +484,7 @@ class Authorise:
     async def _proofs(self, registration: Registration, token: Token, grant: Grant) -> list[tuple[Mailbox, Proof]]:
         snapshot, provider = self.directory.now, registration.provider
         found = []
-        for mailbox in snapshot.mailboxes_of_token(token.id):
+        for mailbox in snapshot.users_of_token(token.id):
             for protocol in mailbox.settings.enabled():
                 endpoint = snapshot.endpoint(mailbox, protocol)
                 if endpoint is None:
@@ -529,6 +532,8 @@ class Authorise:
     async def _promote(self, found: Authorisation, grant: Grant) -> Authorisation:
         """The one atomic switch: the pointer moves, the state says acquired, the event lets parked mail go."""
         now = self.clock()
+        switches = [(mailbox, mailbox.settings.switch) for mailbox in self.directory.now.mailboxes.values()]
+        waiting = [mailbox for mailbox, switch in switches if switch and switch.token_id == found.token_id]
 
         async def work(tx: Transaction) -> bool:
             token = await tokens.get(tx, found.token_id)
@@ -539,6 +544,8 @@ class Authorise:
             if not await tokens.point(tx, token, serving=grant.id, pending=None, pinned=pinned):
                 return False
             await tokens.set_state(tx, token.id, TokenState.ACQUIRED, now)
+            for mailbox in waiting:
+                await switching.finish(tx, mailbox)
             return await authorisations.advance(tx, found, "done", reason="", detail="", poll_at=0.0)
 
         await self.store.database.write(work)

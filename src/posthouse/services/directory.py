@@ -74,7 +74,13 @@ class Snapshot:
         return user_name(provider, protocol, account=mailbox.account, mailbox=mailbox.address)
 
     def mailboxes_of_token(self, token_id: str) -> list[Mailbox]:
+        """Those that log in with it now."""
         return [mailbox for mailbox in self.mailboxes.values() if mailbox.token_id == token_id]
+
+    def users_of_token(self, token_id: str) -> list[Mailbox]:
+        """Those that log in with it now, and those that will once it has proved itself, as they will be then."""
+        waiting = [mailbox.switched for mailbox in self.mailboxes.values() if mailbox.settings.switch is not None]
+        return self.mailboxes_of_token(token_id) + [mailbox for mailbox in waiting if mailbox.token_id == token_id]
 
 
 class Directory:
