@@ -128,7 +128,6 @@ LABELS = {
 SENTENCES = (
     N_("{got} signed in, expected was {expected}."),
     N_("Nobody finished this sign-in in time."),
-    N_("Cancelled."),
     N_("Begin again."),
     N_("Begin again if it did not succeed."),
     N_("Begin the sign-in again, and finish it in the same browser."),

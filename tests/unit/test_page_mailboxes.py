@@ -1,0 +1,226 @@
+"""The list of mailboxes, one mailbox, its token, and the banner."""
+
+from pathlib import Path
+
+import pytest
+
+from posthouse.model.token import TokenState
+from posthouse.services.overview import MailboxView, overview
+from posthouse.store import configuration, tokens
+from posthouse.store.database import Transaction
+from tests.contract.making import NOW, add_consent, consent
+from tests.support.boxes import ALICE, SUPPORT, Box, box
+from tests.support.house import House, house
+from tests.support.visitors import Visitor, administrator
+
+FILE = """
+[[app]]
+name = "office"
+provider = "microsoft"
+client_id = "11111111-2222-3333-4444-555555555555"
+[[mailbox]]
+address = "sales@example.com"
+app = "office"
+signs_in_as = "robot@example.com"
+receive = "imap"
+after_fetch = "move:Archive"
+sender_name = "Sales & <co>"
+default = true
+[[mailbox]]
+address = "support@example.com"
+app = "office"
+signs_in_as = "robot@example.com"
+[[mailbox]]
+address = "old@example.net"
+password = "hunter-2-hunter"
+smtp = "smtp.example.net:465 tls"
+"""
+SALES = "sales@example.com"
+
+
+async def view(home: House, address: str = SALES) -> MailboxView:
+    found = (await overview(home.parts.store, home.parts.directory)).mailbox(address)
+    assert found is not None
+    return found
+
+
+async def token_id(home: House, address: str = SALES) -> str:
+    token = (await view(home, address)).token
+    assert token is not None
+    return token.id
+
+
+async def set_state(home: House, state: TokenState, reason: str = "", detail: str = "") -> None:
+    wanted = await token_id(home)
+    await home.parts.store.database.write(lambda tx: tokens.set_state(tx, wanted, state, home.clock(), reason, detail))
+
+
+async def page_of(home: House, person: Visitor, address: str = SALES) -> str:
+    await person.look(f"/mailboxes/{(await view(home, address)).mailbox.id}")
+    return person.text()
+
+
+async def test_the_list_says_how_every_mailbox_stands(tmp_path: Path) -> None:
+    async with house(tmp_path / "data", FILE, background=False) as home, administrator(home) as person:
+        await person.look("/")
+        text = person.text()
+        assert "sales@example.com default mailbox Microsoft 365 both not acquired – – Get token" in text
+        assert "support@example.com Microsoft 365 outgoing only not acquired" in text
+        assert "old@example.net – outgoing only password" in text
+
+
+async def test_without_a_mailbox_the_list_says_how_to_get_one(tmp_path: Path) -> None:
+    async with house(tmp_path / "data", background=False) as home, administrator(home) as person:
+        await person.look("/")
+        assert "There is no mailbox yet." in person.text()
+        assert "posthouse apply" in person.text()
+
+
+async def test_a_mailbox_shows_its_settings_and_where_they_come_from(tmp_path: Path) -> None:
+    async with house(tmp_path / "data", FILE, background=False) as home, administrator(home) as person:
+        text = await page_of(home, person)
+        assert "Primary server smtp.office365.com set by the provider Port number 587 SSL/TLS STARTTLS" in text
+        assert "Signs in as robot@example.com shared account" in text
+        assert "Shared with support@example.com" in text
+        assert "Password not used with OAuth 2.0" in text
+        assert "Sender name Sales & <co>" in text
+        assert "moved to Archive" in text
+        assert "Settings come from mail.toml." in text
+
+
+async def test_a_mailbox_with_a_password_has_no_token_and_shows_no_password(tmp_path: Path) -> None:
+    async with house(tmp_path / "data", FILE, background=False) as home, administrator(home) as person:
+        text = await page_of(home, person, "old@example.net")
+        assert "Token" not in text
+        assert "Authentication method password" in text
+        assert "hunter" not in person.shown
+
+
+async def test_a_password_that_oauth_has_replaced_is_shown_as_kept(tmp_path: Path) -> None:
+    async with house(tmp_path / "data", FILE, background=False) as home, administrator(home) as person:
+        mailbox = (await view(home)).mailbox
+        await home.parts.store.database.write(
+            lambda tx: configuration.save(tx, "mailbox", mailbox.id, password=b"sealed")
+        )
+        assert "Password not used with OAuth 2.0, kept" in await page_of(home, person)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "shown"),
+    [
+        (TokenState.WAITING, "waiting_for_person", "waiting for authentication Reason somebody has to sign in"),
+        (TokenState.INVALID, "revoked", "invalid Reason it was revoked at the provider"),
+        (TokenState.INVALID, "something new", "invalid Reason something new"),
+    ],
+)
+async def test_a_token_shows_state_reason_and_next_step(
+    tmp_path: Path, state: TokenState, reason: str, shown: str
+) -> None:
+    async with house(tmp_path / "data", FILE, background=False) as home, administrator(home) as person:
+        await set_state(home, state, reason, "what the provider said")
+        text = await page_of(home, person)
+        assert f"Token status {shown} what the provider said Since" in text
+        assert "Next step" in text
+
+
+async def test_a_consent_that_serves_is_shown_without_its_tokens(tmp_path: Path) -> None:
+    async with house(tmp_path / "data", FILE, background=False) as home, administrator(home) as person:
+        await give_consent(home)
+        text = await page_of(home, person)
+        assert "Who signed in alice@example.com" in text
+        assert "Permissions mail offline_access" in text
+        assert "Renew the token now" in text
+        for page in ("/", "/outbox", f"/mailboxes/{(await view(home)).mailbox.id}"):
+            await person.look(page)
+            assert "access-1" not in person.shown
+            assert "refresh-1" not in person.shown
+
+
+async def give_consent(home: House) -> None:
+    wanted = await token_id(home)
+    await add_consent(home.parts.store, consent(token_id=wanted))
+
+    async def serve(tx: Transaction) -> None:
+        token = await tokens.get(tx, wanted)
+        assert token is not None
+        await tokens.point(tx, token, serving="gr_1", pending=None, pinned=None)
+        await tokens.set_state(tx, wanted, TokenState.ACQUIRED, NOW)
+
+    await home.parts.store.database.write(serve)
+
+
+async def test_the_banner_is_on_every_page_while_a_token_is_invalid_and_gone_afterwards(tmp_path: Path) -> None:
+    async with house(tmp_path / "data", FILE, background=False) as home, administrator(home) as person:
+        pages = ("/", "/outbox", "/nothing", f"/mailboxes/{(await view(home)).mailbox.id}")
+        await set_state(home, TokenState.INVALID, "password_changed")
+        for page in pages:
+            await person.look(page)
+            assert "Please re-authorise your e-mail settings" in person.text(), page
+            line = "sales@example.com, support@example.com : the password of the account was changed. Re-authorise"
+            assert line in person.text()
+            assert person.shown.count('role="alert"') == (2 if page == "/nothing" else 1)
+        await set_state(home, TokenState.ACQUIRED)
+        for page in pages:
+            await person.look(page)
+            assert "Please re-authorise" not in person.text(), page
+
+
+async def test_deleting_a_token_names_what_uses_it_and_asks_first(tmp_path: Path) -> None:
+    async with house(tmp_path / "data", FILE, background=False) as home, administrator(home) as person:
+        await give_consent(home)
+        path = f"/mailboxes/{(await view(home)).mailbox.id}/token/delete"
+        await person.look(path)
+        assert "Delete the token of robot@example.com?" in person.text()
+        assert "sales@example.com support@example.com" in person.text()
+        assert (await home.token(SALES)).state is TokenState.ACQUIRED
+        answer = await person.press(path)
+        assert answer.status_code == 303
+        await person.look(answer.headers["location"])
+        assert "The token was deleted" in person.text()
+        assert "Token status not acquired" in person.text()
+
+
+@pytest.mark.parametrize("path", ["/mailboxes/mb_none", "/mailboxes/mb_none/token/delete", "/outbox/none", "/x"])
+async def test_what_is_not_there_is_said_so(tmp_path: Path, path: str) -> None:
+    async with house(tmp_path / "data", FILE, background=False) as home, administrator(home) as person:
+        assert (await person.look(path)).status_code == 404
+        assert "There is nothing at this address, or no longer." in person.text()
+
+
+async def renewed(home: House, person: Visitor) -> str:
+    """What the page says after the button was pressed."""
+    await page_of(home, person, ALICE)
+    answer = await person.press(f"/mailboxes/{(await view(home, ALICE)).mailbox.id}/token/renew")
+    await person.look(answer.headers["location"])
+    return person.text()
+
+
+async def acquired(home: House, provider: Box) -> None:
+    assert (await home.by_device(ALICE, provider.approve_as(ALICE))).state == "done"
+
+
+async def test_a_token_is_renewed_on_request(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as home,
+        administrator(home) as person,
+    ):
+        await acquired(home, provider)
+        before = (await view(home, ALICE)).token
+        assert "The token was renewed." in await renewed(home, person)
+        after = (await view(home, ALICE)).token
+        assert before is not None
+        assert after is not None
+        assert after.refreshed_at > before.refreshed_at
+
+
+async def test_a_token_that_is_refused_says_to_delete_it_and_get_it_again(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE, SUPPORT), background=False) as home,
+        administrator(home) as person,
+    ):
+        await acquired(home, provider)
+        await provider.control("revoke", person=ALICE)
+        assert "Token update failed. Delete the token and get it again." in await renewed(home, person)
+        assert "Please re-authorise your e-mail settings" in person.text()
