@@ -35,6 +35,8 @@ class Device:
             address = ipaddress.ip_address(peer)
         except ValueError:
             return False
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
         return any(address in ipaddress.ip_network(network, strict=False) for network in self.settings.networks)
 
 

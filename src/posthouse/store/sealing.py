@@ -43,7 +43,7 @@ class MasterKey:
         """Raises Unsealable."""
         try:
             return self._cipher.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], f"sealing_key:{key_id}".encode())
-        except InvalidTag:
+        except (InvalidTag, ValueError):
             raise Unsealable("not the master key that wrapped this data key") from None
 
 
@@ -70,7 +70,7 @@ class Sealer:
             raise Unsealable(f"{place} was sealed with a key that is not here")
         try:
             return cipher.decrypt(rest[:_NONCE], rest[_NONCE:], place.encode())
-        except InvalidTag:
+        except (InvalidTag, ValueError):
             raise Unsealable(f"{place} was changed or belongs elsewhere") from None
 
     def derive(self, purpose: str) -> bytes:
@@ -92,17 +92,18 @@ def read_master_key(data: Path, environment: Mapping[str, str]) -> MasterKey:
         return MasterKey(_key_from(text, "POSTHOUSE_KEY"))
     credentials = environment.get("CREDENTIALS_DIRECTORY")
     if credentials and (path := Path(credentials) / "posthouse-key").exists():
-        return MasterKey(_key_from(path.read_text(), str(path)))
+        return MasterKey(_key_from(path.read_text(errors="replace"), str(path)))
     path = data / "key"
     try:
-        return MasterKey(_key_from(path.read_text(), str(path)))
+        return MasterKey(_key_from(path.read_text(errors="replace"), str(path)))
     except FileNotFoundError:
         return MasterKey(_key_from(_make_key_file(path), str(path)))
 
 
 def _key_from(text: str, where: str) -> bytes:
+    letters = text.strip().rstrip("=").replace("+", "-").replace("/", "_")
     try:
-        key = base64.urlsafe_b64decode(text.strip() + "==")
+        key = base64.b64decode(letters + "=" * (-len(letters) % 4), altchars="-_", validate=True)
     except ValueError:
         key = b""
     if len(key) != 32:
