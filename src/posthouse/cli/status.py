@@ -13,8 +13,11 @@ from posthouse.cli.wording import step_for, token_words
 def status(call: Call) -> int:
     """Tokens and queue at a glance. Ends with 1 while somebody has to sign in."""
     data = call.api.get("/status")
+    waiting = any(count for state, count in data["tokens"].items() if state != "acquired")
     call.show(data, _tell)
-    return 1 if any(count for state, count in data["tokens"].items() if state != "acquired") else 0
+    if waiting and not call.as_json:
+        click.echo("Somebody has to sign in; posthouse mailbox list tells for what.")
+    return 1 if waiting else 0
 
 
 def _tell(data: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
-import msgspec
+import msgspec.structs
 from fastapi import Path, Query
 from pydantic import BaseModel, Field
 
@@ -82,7 +82,7 @@ class Mailbox(BaseModel):
     servers: list[Server]
     last_success: datetime | None
     queue: dict[str, int]
-    settings: dict[str, Any] = Field(description="As in an apply file, what was left out left out.")
+    settings: dict[str, Any] = Field(description="As in an apply file; seconds as numbers.")
 
 
 class Attempt(BaseModel):
@@ -271,7 +271,7 @@ def mailbox(view: MailboxView) -> Mailbox:
         servers=[server(one) for one in view.servers],
         last_success=moment(view.last_success),
         queue=dict(view.queue),
-        settings=msgspec.to_builtins(known.settings),
+        settings=msgspec.structs.asdict(known.settings),
     )
 
 
@@ -337,7 +337,7 @@ def happening(event: Event) -> Happening:
 
 
 def device(found: Device) -> DeviceShape:
-    return DeviceShape(id=found.id, name=found.name, origin=found.origin, settings=msgspec.to_builtins(found.settings))
+    return DeviceShape(id=found.id, name=found.name, origin=found.origin, settings=msgspec.structs.asdict(found.settings))
 
 
 def app(found: StoredApp) -> App:
