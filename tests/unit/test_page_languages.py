@@ -1,17 +1,25 @@
 """Every page in every language, and which language somebody gets."""
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+import posthouse
 from posthouse.locales import LANGUAGES, translations
 from posthouse.locales.__main__ import extracted, placeholders
-from posthouse.model.token import TokenState
+from posthouse.model.message import MessageState
+from posthouse.model.outcome import Reason
+from posthouse.model.token import NEXT_STEP, TokenState
 from posthouse.services.entrance import sign_in_link
+from posthouse.services.overview import Direction, ServerState
 from posthouse.store import tokens
+from posthouse.store.authorisations import OPEN
 from posthouse.web import i18n, words
 from posthouse.web.rendering import environment
+from posthouse.web.security import ROLES
 from tests.support.boxes import ALICE, SUPPORT, box
 from tests.support.house import house
 from tests.support.visitors import administrator, readable, visitor
@@ -143,3 +151,25 @@ def test_what_a_service_says_is_translated_and_what_a_provider_says_is_not() -> 
     assert words.explained("535 5.7.139 Authentication unsuccessful", said).startswith("535")
     language_of = environment("da").filters["language_of"]
     assert (language_of(ours), language_of("535 no")) == ("da", "en")
+
+
+def test_the_sentences_to_translate_are_ones_that_services_say() -> None:
+    rooms = ("services", "store", "model")
+    sources = [
+        path.read_text("utf-8") for room in rooms for path in (Path(posthouse.__file__).parent / room).rglob("*.py")
+    ]
+    said = "\n".join(sources)
+    for sentence in words.SENTENCES:
+        for part in re.split(r"\{\w+\}", sentence):
+            assert part in said, sentence
+
+
+def test_every_word_of_the_api_has_a_word_on_the_page() -> None:
+    assert words.TOKEN_STATES.keys() == {str(state) for state in TokenState}
+    assert words.MESSAGE_STATES.keys() == {str(state) for state in MessageState}
+    assert words.TOKEN_REASONS.keys() >= {str(reason) for reason in Reason}
+    assert words.NEXT_STEPS.keys() == {step for step in NEXT_STEP.values() if step}
+    assert words.ATTEMPT_STATES.keys() == {*OPEN, "done", "refused", "expired"}
+    assert words.DIRECTIONS.keys() == set(get_args(Direction))
+    assert words.RESULT_STATES.keys() == set(get_args(ServerState))
+    assert words.ROLES.keys() == set(ROLES)

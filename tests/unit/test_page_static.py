@@ -32,4 +32,7 @@ async def test_what_the_pages_name_is_served_to_strangers(tmp_path: Path) -> Non
         for name in named:
             answer = await stranger.http.get(f"/static/{name}")
             assert (name, answer.status_code) == (name, 200)
+            again = await stranger.http.get(f"/static/{name}", headers={"if-none-match": answer.headers["etag"]})
+            assert (name, again.status_code) == (name, 304)
+            assert answer.headers["cache-control"] == "no-cache"
         assert "://" not in page.replace("http://www.w3.org", "")

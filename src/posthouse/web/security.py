@@ -119,6 +119,8 @@ class Guard:
         async def protect(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
+                if scope["path"].startswith("/static/"):
+                    headers["cache-control"] = "no-cache"
                 for name, value in self._defaults.items():
                     headers.setdefault(name, value)
             await send(message)
