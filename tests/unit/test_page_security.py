@@ -208,6 +208,13 @@ async def test_a_form_that_is_too_large_or_unreadable_is_refused(tmp_path: Path)
         assert (await post(b"name=" + b"x" * 20_000)).status_code == 413
         assert (await post(b"&".join(b"a%d=1" % number for number in range(100)))).status_code == 400
         assert (await post(b"\xff\xfe")).status_code == 400
+        assert (await post(b"name=a%00b")).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/outbox/a%00b", "/mailboxes/%00", "/outbox?before=%00"])
+async def test_a_nul_never_reaches_the_database(tmp_path: Path, path: str) -> None:
+    async with house(tmp_path / "data", background=False) as home, administrator(home) as person:
+        assert (await person.look(path)).status_code == 400
 
 
 async def test_a_failure_of_ours_shows_nothing_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

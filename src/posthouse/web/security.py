@@ -131,6 +131,8 @@ class Guard:
         if not self._origins.knows(headers.get("host", "")) and scope["path"] not in PROBES:
             sentence = "This address is not the one in external_url, so it is not answered."
             return PlainTextResponse(f"{sentence}\n", HTTPStatus.MISDIRECTED_REQUEST)
+        if "\0" in scope["path"] or b"%00" in scope.get("query_string", b""):
+            return PlainTextResponse("No address of ours has a NUL in it.\n", HTTPStatus.BAD_REQUEST)
         if scope["method"] not in SAFE_METHODS and is_foreign(headers):
             return PlainTextResponse("This was sent by another site, so nothing was done.\n", HTTPStatus.FORBIDDEN)
         return None

@@ -103,6 +103,8 @@ async def read_form(request: Request) -> dict[str, str]:
         body += part
         if len(body) > MAX_FORM:
             raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    if b"%00" in body or b"\0" in body:
+        raise HTTPException(HTTPStatus.BAD_REQUEST)
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS))
     except ValueError:
