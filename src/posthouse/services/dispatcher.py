@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from posthouse.model.delivery import Result, Said, judge, postponed
+from posthouse.model.delivery import Concern, Result, Said, judge, postponed
 from posthouse.model.mailbox import Mailbox
 from posthouse.model.message import MessageState, QueuedMessage
 from posthouse.model.pacing import Bucket
@@ -358,7 +358,8 @@ class _Worker:
         if self._session is not None:
             self._session.channel.abort()
         self._session = None
-        return self._network(message, failed, spent=1, hold=False)
+        pace = failed.reply is not None and self._said(failed.reply).concern in (Concern.THROTTLE, Concern.MAILBOX)
+        return self._network(message, failed, spent=0 if pace else 1, hold=pace)
 
     async def _without_token(self, claim: Claim, problem: NoToken) -> bool:
         """Park everything of the mailbox, or let it rest where waiting may help."""
@@ -399,12 +400,15 @@ class _Worker:
             await dispatcher.store.spool.remove(claim.message.id)
 
     def _rest(self, result: Result, now: float) -> None:
-        """A refusal that concerns the mailbox lets it rest, longer each time; a success ends that."""
-        if result.hold:
+        """A refusal that concerns the mailbox lets it rest, longer each time; a success ends that.
+
+        Connections that are refused at the same time are one refusal.
+        """
+        if result.hold and self._lane.held_until <= now:
             self._lane.holds += 1
             pause = min(HOLD_AT_FIRST * 2 ** min(self._lane.holds - 1, 10), HOLD_AT_MOST)
             self._lane.held_until = now + pause
-        else:
+        elif not result.hold:
             self._lane.holds = 0
 
 
