@@ -224,3 +224,20 @@ async def test_a_token_that_is_refused_says_to_delete_it_and_get_it_again(tmp_pa
         await provider.control("revoke", person=ALICE)
         assert "Token update failed. Delete the token and get it again." in await renewed(home, person)
         assert "Please re-authorise your e-mail settings" in person.text()
+
+
+async def test_an_invalid_token_is_neither_said_to_renew_itself_nor_to_have_proved_itself(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE, SUPPORT), background=False) as home,
+        administrator(home) as person,
+    ):
+        await acquired(home, provider)
+        page = f"/mailboxes/{home.parts.directory.now.by_address[ALICE].id}"
+        await person.get(page)
+        assert "renewed by itself before" in person.text()
+        await provider.control("revoke", person=ALICE)
+        await renewed(home, person)
+        await person.get(page)
+        assert "renewed by itself before" not in person.text()
+        assert "has proved itself" not in person.text()

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from posthouse.problems import Problem, problem
 from posthouse.protocol.sasl import oauthbearer, xoauth2
 from posthouse.secret import Secret
-from posthouse.services.entrance import sign_in_link
+from posthouse.services.entrance import LINK_LIFE, sign_in_link
 from posthouse.services.token_keeper import NoToken
 from posthouse.store import people
 from posthouse.store.database import Transaction
@@ -119,9 +119,21 @@ class Link(BaseModel):
 
 @routes.post("/sign-in-link")
 async def link(parts: Inside, body: Link) -> dict[str, str]:
-    """A link that signs an administrator in, once, within 15 minutes. The first one is made where there is none."""
-    made = await sign_in_link(parts.store, parts.clock, parts.settings.external_url, body.name)
-    return {"url": made.reveal()}
+    """A link that signs in once, within 15 minutes: that person, or the first administrator, who is made if need be."""
+    if not body.name:
+        made = await sign_in_link(parts.store, parts.clock, parts.settings.external_url)
+        return {"url": made.reveal()}
+    code, expires_at = Secret(secrets.token_urlsafe(24)), parts.clock() + LINK_LIFE
+
+    async def work(tx: Transaction) -> bool:
+        found = await people.by_name(tx, body.name)
+        if found is not None:
+            await people.make_link(tx, fingerprint(code.reveal()), found.id, expires_at)
+        return found is not None
+
+    if not await parts.store.database.write(work):
+        raise not_found("administrator", body.name)
+    return {"url": f"{parts.settings.external_url}/sign-in/link/{code.reveal()}"}
 
 
 PersonName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x20\x7f]+$")]

@@ -337,7 +337,9 @@ def happening(event: Event) -> Happening:
 
 
 def device(found: Device) -> DeviceShape:
-    return DeviceShape(id=found.id, name=found.name, origin=found.origin, settings=msgspec.structs.asdict(found.settings))
+    return DeviceShape(
+        id=found.id, name=found.name, origin=found.origin, settings=msgspec.structs.asdict(found.settings)
+    )
 
 
 def app(found: StoredApp) -> App:

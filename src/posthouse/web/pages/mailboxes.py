@@ -72,7 +72,8 @@ async def _latest(visit: Visit, view: MailboxView) -> Authorisation | None:
     latest = found[0] if found else None
     if latest is None or latest.state in authorisations.OPEN:
         return latest
-    return latest if latest.created_at + SHOWN_AFTER_END > visit.now else None
+    overtaken = latest.state == "done" and view.token is not None and view.token.state is not TokenState.ACQUIRED
+    return latest if latest.created_at + SHOWN_AFTER_END > visit.now and not overtaken else None
 
 
 @routes.get("/mailboxes/{mailbox_id}/token/delete")
