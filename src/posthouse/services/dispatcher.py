@@ -1,14 +1,18 @@
 """Sends what is in the queue: mailbox by mailbox, within the provider's limits, without losing or inventing anything.
 
 A mailbox is ours while we hold its lease. Each of its workers keeps one connection and takes message after message;
-before the end of a message is sent, "handing over" is committed, so that a crash is told apart afterwards.
+before the end of a message is sent, "handing over" is committed, so that a crash is told apart afterwards. With
+PIPELINING the next message's envelope follows the end of the one before at once, and the outcome of the one shares a
+commit with "handing over" of the other: one round trip and one commit a message.
 """
 
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import structlog
 
@@ -17,7 +21,6 @@ from posthouse.model.mailbox import Mailbox
 from posthouse.model.message import MessageState, QueuedMessage
 from posthouse.model.pacing import Bucket
 from posthouse.model.token import TokenState
-from posthouse.net.channel import ChannelClosed
 from posthouse.protocol.smtp_client import EnvelopeAnswered
 from posthouse.protocol.smtp_reply import Reply
 from posthouse.providers.catalogue import explain_network, explain_smtp
@@ -31,18 +34,25 @@ from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transac
 from posthouse.store.events import Event
 from posthouse.store.messages import Claim
 from posthouse.store.opening import Store
+from posthouse.store.sealing import Unsealable
 
 POLL = 1.0
-BATCH = 10
-"""Messages that a worker claims at once."""
+BATCH_AT_FIRST, BATCH = 2, 16
+"""Messages that a worker claims at once: more each time it was quick, so that a slow one keeps none from the others."""
+QUICK = 1.0
 CONNECTIONS = 5
 """Connections to a provider whose limit is not known."""
 IDLE = 20.0
 """Seconds a connection is kept open with nothing to send."""
 TAKE_AT_ONCE = 1000
+DRAIN = 5.0
+"""Seconds that workers get to finish their messages when the gateway is stopped."""
 HOLD_AT_FIRST, HOLD_AT_MOST = 5.0, 900.0
+WRITE_AGAIN_AT_FIRST, WRITE_AGAIN_AT_MOST = 0.2, 5.0
+"""Seconds before what the database did not take is written again."""
 
 log = structlog.get_logger("dispatcher")
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -52,9 +62,21 @@ class _Lane:
     epoch: int
     bucket: Bucket
     workers: set["asyncio.Task[None]"] = field(default_factory=set)
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    idle: deque["asyncio.Future[None]"] = field(default_factory=deque)
+    news: int = 0
+    """Grows with every message, so that a worker who found nothing sees whether one came meanwhile."""
     held_until: float = 0.0
     holds: int = 0
+
+    def ring(self) -> bool:
+        """There is something to send; whether an idle worker has been told."""
+        self.news += 1
+        while self.idle:
+            worker = self.idle.popleft()
+            if not worker.done():
+                worker.set_result(None)
+                return True
+        return False
 
 
 @dataclass(slots=True)
@@ -65,6 +87,7 @@ class Dispatcher:
     clock: Clock
     node_id: str
     hostname: str
+    stopping: bool = False
     _lanes: dict[str, _Lane] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _due: set[str] = field(default_factory=set)
@@ -72,12 +95,11 @@ class Dispatcher:
     def accepted(self, mailbox_id: str) -> None:
         """A message for this mailbox is on disk."""
         lane = self._lanes.get(mailbox_id)
-        if lane is not None and lane.workers:
-            lane.wake.set()
-            if len(lane.workers) >= self._limit(mailbox_id):
-                return
-        self._due.add(mailbox_id)
-        self._wake.set()
+        if lane is None:
+            self._due.add(mailbox_id)
+            self._wake.set()
+        elif not lane.ring():
+            self._start_worker(mailbox_id, lane)
 
     async def on_event(self, event: Event) -> None:
         """A token that has been acquired lets parked mail go on."""
@@ -122,11 +144,9 @@ class Dispatcher:
         if told - self._lanes.keys():
             await self._take(own=False)
         for mailbox_id in told & self._lanes.keys():
-            self._start_worker(mailbox_id)
+            self.accepted(mailbox_id)
 
-    def _start_worker(self, mailbox_id: str) -> None:
-        lane = self._lanes[mailbox_id]
-        lane.wake.set()
+    def _start_worker(self, mailbox_id: str, lane: _Lane) -> None:
         if len(lane.workers) < self._limit(mailbox_id) and lane.held_until <= self.clock():
             task = asyncio.create_task(_Worker(self, mailbox_id, lane).run())
             lane.workers.add(task)
@@ -187,20 +207,39 @@ class Dispatcher:
         return token is not None and token.state is TokenState.ACQUIRED
 
     async def _stop_workers(self) -> None:
+        """Let each finish its message and give the others back; what takes longer is cut off."""
+        self.stopping = True
         tasks = [worker for lane in self._lanes.values() for worker in lane.workers]
+        for lane in self._lanes.values():
+            while lane.ring():
+                pass
+        if tasks:
+            await asyncio.wait(tasks, timeout=DRAIN)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+class _NotOurs(Exception):
+    """The mailbox has gone to another node."""
+
+
 class _Worker:
-    """Sends for one mailbox over one connection until there is nothing more to send."""
+    """Sends for one mailbox over one connection until there is nothing more to send.
+
+    The first of its claims is the message being sent; `_begun` is the second one while its envelope is on the way.
+    """
 
     def __init__(self, dispatcher: Dispatcher, mailbox_id: str, lane: _Lane) -> None:
         self._dispatcher = dispatcher
         self._mailbox_id = mailbox_id
         self._lane = lane
         self._session: SmtpSession | None = None
+        self._claims: deque[Claim] = deque()
+        self._begun: Claim | None = None
+        self._batch = BATCH_AT_FIRST
+        self._claimed_at = 0.0
+        self._found_nothing_at = -1
 
     @property
     def _mailbox(self) -> Mailbox | None:
@@ -208,66 +247,161 @@ class _Worker:
 
     async def run(self) -> None:
         try:
-            while await self._send_some() or await self._more_comes():
+            while await self._something_to_send() and await self._send(self._claims[0]):
                 pass
+        except _NotOurs:
+            self._claims.clear()
         except (DatabaseUnavailable, CommitUnknown) as cause:
             log.error("dispatching interrupted", mailbox=self._mailbox_id, cause=str(cause))
+        except Exception as cause:
+            log.error("sending fell down", mailbox=self._mailbox_id, kind=type(cause).__name__)
+            self._hold(self._dispatcher.clock())
         finally:
-            if self._session is not None:
-                self._session.close()
+            self._drop_session()
+        await self._give_back()
+
+    # What to send
+
+    async def _something_to_send(self) -> bool:
+        """Claims what is due, or waits for something to come; False when it is time to end."""
+        while not self._resting:
+            if self._claims:
+                return True
+            if self._found_nothing_at != self._lane.news:
+                self._take(await self._dispatcher.store.database.write(self._claiming()))
+            elif not await self._more_comes():
+                return False
+        return False
+
+    @property
+    def _resting(self) -> bool:
+        return self._dispatcher.stopping or self._lane.held_until > self._dispatcher.clock()
+
+    def _claiming(self) -> Callable[[Transaction], Coroutine[Any, Any, list[Claim]]]:
+        """The work that claims the next messages; what it claimed is given to `_take`."""
+        dispatcher, lane, now = self._dispatcher, self._lane, self._dispatcher.clock()
+        self._batch = min(self._batch * 2, BATCH) if now - self._claimed_at < QUICK else BATCH_AT_FIRST
+        self._claimed_at = now
+        self._found_nothing_at = lane.news
+        return lambda tx: messages.claim(tx, self._mailbox_id, dispatcher.node_id, lane.epoch, now, self._batch)
+
+    def _take(self, claims: list[Claim]) -> None:
+        self._claims += claims
+        if len(claims) == self._batch:
+            self._found_nothing_at = -1
+            self._dispatcher.accepted(self._mailbox_id)
 
     async def _more_comes(self) -> bool:
-        self._lane.wake.clear()
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lane.idle.append(told)
         try:
             async with asyncio.timeout(IDLE):
-                await self._lane.wake.wait()
+                await told
         except TimeoutError:
-            return False
-        return self._lane.held_until <= self._dispatcher.clock()
+            return told.done() and not told.cancelled()
+        return True
 
-    async def _send_some(self) -> bool:
-        """Claim what is due and send it; False where nothing was."""
-        dispatcher = self._dispatcher
-        now = dispatcher.clock()
-        if self._lane.held_until > now:
-            return False
-        claims = await dispatcher.store.database.write(
-            lambda tx: messages.claim(tx, self._mailbox_id, dispatcher.node_id, self._lane.epoch, now, BATCH)
-        )
-        for position, claim in enumerate(claims):
-            if not await self._send(claim):
-                await self._give_back(claims[position + 1 :])
-                return False
-        return bool(claims)
+    async def _give_back(self) -> None:
+        claims, until = tuple(self._claims), max(self._lane.held_until, self._dispatcher.clock())
 
-    async def _give_back(self, claims: list[Claim]) -> None:
         async def work(tx: Transaction) -> None:
             for claim in claims:
-                await messages.give_back(tx, claim, max(self._lane.held_until, self._dispatcher.clock()))
+                await messages.give_back(tx, claim, until)
 
         if claims:
-            await self._dispatcher.store.database.write(work)
+            await self._keep_writing(work)
+
+    # One message
 
     async def _send(self, claim: Claim) -> bool:
         """Hand one message over; False where the mailbox cannot send at the moment."""
         try:
-            await self._keep_pace()
-            session = await self._ready_session()
+            result = await self._attempt(claim)
         except NoToken as problem:
             return await self._without_token(claim, problem)
-        except UpstreamFailed as failed:
-            await self._write(claim, self._network(claim.message, failed, spent=0, hold=True))
-            return False
-        try:
-            result = await self._hand_over(session, claim)
-        except ValueError as impossible:
-            result = self._unsendable(claim.message, str(impossible))
-        except UpstreamFailed as failed:
-            result = self._lost(claim.message, failed)
-        except (ChannelClosed, TimeoutError):
-            result = self._lost(claim.message, UpstreamFailed("lost", "the connection was lost"))
+        if result.hold and self._begun is not None:
+            self._drop_session()
         await self._write(claim, result)
         return not result.hold
+
+    async def _attempt(self, claim: Claim) -> Result:
+        """What became of it. A connection that was used before may have had its day: then another is tried at once.
+
+        Raises NoToken.
+        """
+        while True:
+            try:
+                session = await self._session_for(claim)
+            except UpstreamFailed as failed:
+                return self._network(claim.message, failed, spent=0, hold=True)
+            used = session.messages > 0
+            try:
+                return await self._hand_over(session, claim)
+            except UpstreamFailed as failed:
+                self._drop_session()
+                if not used or failed.unknown or self._is_about_mailbox(failed):
+                    return self._lost(claim.message, failed)
+
+    def _is_about_mailbox(self, failed: UpstreamFailed) -> bool:
+        concerns = (Concern.THROTTLE, Concern.MAILBOX)
+        return failed.reply is not None and self._said(failed.reply).concern in concerns
+
+    async def _session_for(self, claim: Claim) -> SmtpSession:
+        """The connection on which the message has been begun, or one on which it can be."""
+        if self._begun is claim and self._session is not None:
+            return self._session
+        await self._keep_pace()
+        return await self._ready_session()
+
+    async def _hand_over(self, session: SmtpSession, claim: Claim) -> Result:
+        """Raises UpstreamFailed."""
+        try:
+            said = [self._said(reply) for reply in await self._conversation(session, claim)]
+        except ValueError as impossible:
+            return self._unsendable(claim.message, str(impossible))
+        except (OSError, Unsealable) as cause:
+            log.error("message cannot be read", message=claim.message.id, cause=str(cause))
+            failed = UpstreamFailed("lost", "the stored message cannot be read")
+            return self._network(claim.message, failed, spent=1, hold=False)
+        return judge(claim.message, said, self._dispatcher.clock(), random.random())  # noqa: S311 - spreads retries
+
+    async def _conversation(self, session: SmtpSession, claim: Claim) -> list[Reply]:
+        """The last word about each recipient. Raises UpstreamFailed, ValueError, OSError, Unsealable."""
+        envelope = await self._envelope(session, claim)
+        if not envelope.go_ahead:
+            return _last_words(envelope, None)
+        await session.body(self._parts(claim.message))
+        session.engine.end_body()
+        self._begin_next(session)
+        return _last_words(envelope, await session.verdict())
+
+    async def _envelope(self, session: SmtpSession, claim: Claim) -> EnvelopeAnswered:
+        """While the server answers, "handing over" is written, unless both was begun with the message before."""
+        begun, self._begun = self._begun is claim, None
+        if begun:
+            return await session.answered()
+        session.begin(claim.message)
+        session.push()
+        writing = self._keep_writing(lambda tx: messages.hand_over(tx, claim))
+        envelope, ours = await asyncio.gather(session.answered(), writing, return_exceptions=True)
+        if isinstance(ours, BaseException):
+            raise ours
+        if not ours:
+            raise _NotOurs
+        if isinstance(envelope, BaseException):
+            raise envelope
+        return envelope
+
+    def _begin_next(self, session: SmtpSession) -> None:
+        if len(self._claims) < 2 or self._resting or not session.pipelining:
+            return
+        if self._lane.bucket.wait(self._dispatcher.clock()) > 0:
+            return
+        with contextlib.suppress(ValueError):
+            session.begin(self._claims[1].message)
+            self._begun = self._claims[1]
+
+    # The connection
 
     async def _keep_pace(self) -> None:
         while (seconds := self._lane.bucket.wait(self._dispatcher.clock())) > 0:
@@ -277,6 +411,7 @@ class _Worker:
         """The open connection, or a new one. A refused access token is renewed once. Raises NoToken, UpstreamFailed."""
         if self._session is not None and self._session.usable:
             return self._session
+        self._drop_session()
         way = await self._way()
         try:
             self._session = await self._open(way)
@@ -303,15 +438,12 @@ class _Worker:
             timeout=mailbox.settings.timeout if mailbox else 30.0,
         )
 
-    async def _hand_over(self, session: SmtpSession, claim: Claim) -> Result:
-        dispatcher, message = self._dispatcher, claim.message
+    def _drop_session(self) -> None:
+        session, self._session, self._begun = self._session, None, None
+        if session is not None:
+            session.close()
 
-        async def before_end() -> bool:
-            return await dispatcher.store.database.write(lambda tx: messages.hand_over(tx, claim))
-
-        envelope, verdict = await session.send(message, self._parts(message), before_end)
-        said = [self._said(reply) for reply in _last_words(envelope, verdict)]
-        return judge(message, said, dispatcher.clock(), random.random())  # noqa: S311 - spreads retries
+    # What came of it
 
     async def _parts(self, message: QueuedMessage) -> AsyncIterator[bytes]:
         store = self._dispatcher.store
@@ -355,11 +487,8 @@ class _Worker:
         return Result(MessageState.FAILED, failed, "failed", why, "the provider cannot take this message", 0.0, 1)
 
     def _lost(self, message: QueuedMessage, failed: UpstreamFailed) -> Result:
-        if self._session is not None:
-            self._session.channel.abort()
-        self._session = None
-        pace = failed.reply is not None and self._said(failed.reply).concern in (Concern.THROTTLE, Concern.MAILBOX)
-        return self._network(message, failed, spent=0 if pace else 1, hold=pace)
+        hold = self._is_about_mailbox(failed)
+        return self._network(message, failed, spent=0 if hold else 1, hold=hold)
 
     async def _without_token(self, claim: Claim, problem: NoToken) -> bool:
         """Park everything of the mailbox, or let it rest where waiting may help."""
@@ -367,37 +496,71 @@ class _Worker:
             result = self._network(claim.message, UpstreamFailed("token", problem.sentence), spent=0, hold=True)
             await self._write(claim, result)
             return False
-        now = self._dispatcher.clock()
+        now, claims = self._dispatcher.clock(), tuple(self._claims)
+        self._claims.clear()
 
         async def work(tx: Transaction) -> None:
-            await messages.give_back(tx, claim, now)
+            for mine in claims:
+                await messages.give_back(tx, mine, now)
             await messages.park(tx, self._mailbox_id, now, problem.sentence)
 
-        await self._dispatcher.store.database.write(work)
+        await self._keep_writing(work)
         log.warning("mail parked", mailbox=self._mailbox_id, why=problem.sentence)
         return False
 
     async def _write(self, claim: Claim, result: Result) -> None:
-        dispatcher = self._dispatcher
-        now = dispatcher.clock()
-        self._rest(result, now)
-        await dispatcher.store.database.write(
-            lambda tx: messages.finish(
-                tx,
-                claim,
-                now,
-                result.state,
-                result.recipients,
-                kind=result.kind,
-                answer=result.answer,
-                cause=result.cause,
-                next_at=max(result.next_at, self._lane.held_until) if result.next_at else 0.0,
-                spent=result.spent,
-            )
+        """The outcome, and in the same commit that the next message is being handed over, and a claim on some more.
+
+        Raises _NotOurs.
+        """
+        self._rest(result, self._dispatcher.clock())
+        begun = self._begun
+        claiming = self._claiming() if len(self._claims) <= 2 and not self._resting else None
+
+        async def work(tx: Transaction) -> tuple[bool, list[Claim]]:
+            await self._finish(tx, claim, result)
+            ours = begun is None or await messages.hand_over(tx, begun)
+            return ours, await claiming(tx) if claiming else []
+
+        ours, claims = await self._keep_writing(work)
+        self._claims.popleft()
+        if claiming:
+            self._take(claims)
+        await self._finished(claim.message, result)
+        if not ours:
+            raise _NotOurs
+
+    async def _finish(self, tx: Transaction, claim: Claim, result: Result) -> None:
+        await messages.finish(
+            tx,
+            claim,
+            self._dispatcher.clock(),
+            result.state,
+            result.recipients,
+            kind=result.kind,
+            answer=result.answer,
+            cause=result.cause,
+            next_at=max(result.next_at, self._lane.held_until) if result.next_at else 0.0,
+            spent=result.spent,
         )
-        log.info(result.kind, message=claim.message.id, mailbox=self._mailbox_id, answer=result.answer)
-        if claim.message.pieces and result.state is MessageState.SENT:
-            await dispatcher.store.spool.remove(claim.message.id)
+
+    async def _finished(self, message: QueuedMessage, result: Result) -> None:
+        sent = result.state is MessageState.SENT
+        tell = log.debug if sent else log.info
+        tell(result.kind, message=message.id, mailbox=self._mailbox_id, answer=result.answer)
+        if sent and message.pieces:
+            await self._dispatcher.store.spool.remove(message.id)
+
+    async def _keep_writing(self, work: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
+        """What has happened has to be written down, however long the database is away."""
+        pause = WRITE_AGAIN_AT_FIRST
+        while True:
+            try:
+                return await self._dispatcher.store.database.write(work)
+            except (DatabaseUnavailable, CommitUnknown) as cause:
+                log.error("an outcome could not be written, trying again", mailbox=self._mailbox_id, cause=str(cause))
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, WRITE_AGAIN_AT_MOST)
 
     def _rest(self, result: Result, now: float) -> None:
         """A refusal that concerns the mailbox lets it rest, longer each time; a success ends that.
@@ -405,11 +568,14 @@ class _Worker:
         Connections that are refused at the same time are one refusal.
         """
         if result.hold and self._lane.held_until <= now:
-            self._lane.holds += 1
-            pause = min(HOLD_AT_FIRST * 2 ** min(self._lane.holds - 1, 10), HOLD_AT_MOST)
-            self._lane.held_until = now + pause
+            self._hold(now)
         elif not result.hold:
             self._lane.holds = 0
+
+    def _hold(self, now: float) -> None:
+        self._lane.holds += 1
+        pause = min(HOLD_AT_FIRST * 2 ** min(self._lane.holds - 1, 10), HOLD_AT_MOST)
+        self._lane.held_until = now + pause
 
 
 def _last_words(envelope: EnvelopeAnswered, verdict: Reply | None) -> list[Reply]:

@@ -1,14 +1,14 @@
 """A conversation with the provider's submission server, from connecting to being logged in, and message by message."""
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, cast
 
 from posthouse.model.endpoint import Endpoint
 from posthouse.model.message import QueuedMessage
-from posthouse.net.channel import Channel
+from posthouse.net.channel import Channel, ChannelClosed
 from posthouse.net.connect import ConnectFailed, client_context, connect, upgrade
 from posthouse.net.drive import flush, next_event
 from posthouse.protocol.sasl import pick_mechanism
@@ -77,13 +77,23 @@ class SmtpSession:
     def usable(self) -> bool:
         return not self.engine.closed and not self.channel.ended and self.engine.stage is Stage.READY
 
+    @property
+    def pipelining(self) -> bool:
+        """The envelope of a message may follow the end of the one before at once."""
+        return self.engine.pipelining and not self.engine.closed
+
+    @property
+    def _sent(self) -> bool:
+        return self.engine.stage is Stage.BODY_SENT
+
     async def expect(self, kind: type[E], timeout: float | None = None) -> E:
         """The next event, which has to be of this kind. Raises UpstreamFailed."""
         try:
             event = await next_event(self.engine, self.channel, timeout or self.timeout)
         except TimeoutError:
-            unknown = self.engine.stage is Stage.BODY_SENT
-            raise UpstreamFailed("time", "the server did not answer in time", unknown=unknown) from None
+            raise UpstreamFailed("time", "the server did not answer in time", unknown=self._sent) from None
+        except ChannelClosed:
+            raise UpstreamFailed("lost", "the connection was lost", unknown=self._sent) from None
         if isinstance(event, kind):
             return event
         raise _failure(cast(Event, event))
@@ -93,32 +103,45 @@ class SmtpSession:
         self.engine.noop()
         return (await self.expect(Answered)).reply
 
-    async def send(
-        self,
-        message: QueuedMessage,
-        parts: AsyncIterator[bytes],
-        before_end: Callable[[], Awaitable[bool]],
-    ) -> tuple[EnvelopeAnswered, Reply | None]:
-        """Hand a message over. `before_end` is waited for before the end of the message is sent; False stops it.
+    def begin(self, message: QueuedMessage) -> None:
+        """Ask for a message to be taken, also while the answer to the last one is awaited (RFC 2920).
 
-        The reply is None where no recipient was accepted. Raises UpstreamFailed, ChannelClosed, TimeoutError.
+        Nothing is written before `push()` or the next wait. Raises ValueError where the server cannot take it.
         """
         self.engine.send_envelope(
             message.sender, message.waiting, message.size, smtputf8=message.smtputf8, eight_bit=message.eight_bit
         )
-        envelope = await self.expect(EnvelopeAnswered)
-        if not envelope.go_ahead:
-            return envelope, None
+
+    def push(self) -> None:
+        """Write what the engine has to say."""
+        self.channel.write(self.engine.data_to_send())
+
+    async def answered(self) -> EnvelopeAnswered:
+        """Whether the message may come. Raises UpstreamFailed."""
+        return await self.expect(EnvelopeAnswered)
+
+    async def body(self, parts: AsyncIterator[bytes]) -> None:
+        """Send the message up to its end. Raises UpstreamFailed, and ValueError for lines that do not end in CRLF."""
+        waiting = False
         async for part in parts:
+            if waiting:
+                await self._flush()
             self.engine.send_body(part)
+            waiting = True
+
+    async def _flush(self) -> None:
+        try:
             await flush(self.engine, self.channel, self.timeout)
-        if not await before_end():
-            self.channel.abort()
-            raise UpstreamFailed("lost", "the mailbox has gone to another node")
-        self.engine.end_body()
-        verdict = await self.expect(MessageAnswered, BODY_TIMEOUT)
+        except TimeoutError:
+            raise UpstreamFailed("time", "the server did not take the message in time") from None
+        except ChannelClosed:
+            raise UpstreamFailed("lost", "the connection was lost") from None
+
+    async def verdict(self) -> Reply:
+        """What the server says to the message whose end was sent. Raises UpstreamFailed."""
+        answer = await self.expect(MessageAnswered, BODY_TIMEOUT)
         self.messages += 1
-        return envelope, verdict.reply
+        return answer.reply
 
     def close(self) -> None:
         """Say goodbye without waiting for the answer."""

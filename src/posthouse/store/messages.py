@@ -86,7 +86,7 @@ _hand_over = (
     .where(
         message.c.id == bindparam("row_id"),
         message.c.claim_epoch == bindparam("epoch"),
-        message.c.stage == literal(str(Stage.CLAIMED)),
+        message.c.stage != literal(""),
     )
     .values(stage=str(Stage.HANDING_OVER))
 )
@@ -233,7 +233,7 @@ async def waiting_mailboxes(tx: Transaction) -> dict[str, float]:
 
 
 async def hand_over(tx: Transaction, claim: Claim) -> bool:
-    """About to send the end of the message. False where the mailbox has meanwhile gone to another node."""
+    """About to send the end of the message; may be said twice. False where the mailbox has gone to another node."""
     return bool(await tx.run(_hand_over, row_id=claim.message.id, epoch=claim.epoch))
 
 
