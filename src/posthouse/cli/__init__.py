@@ -1,79 +1,26 @@
-"""The command line. Each command lies in a module of its own, loaded only when it is asked for."""
+"""The command line: runs one command, and makes one sentence of whatever goes wrong."""
 
-import importlib
 import os
 import sys
 from typing import Any
 
-import click
-
-from posthouse import __version__
+from posthouse.cli.quick import print_token
 from posthouse.problems import ProblemError
-
-COMMANDS = {
-    "serve": ("posthouse.cli.serve", "serve", "The gateway."),
-    "demo": ("posthouse.cli.demo", "demo", "The gateway with a provider in a box, to try it out."),
-    "sandbox": ("posthouse.cli.sandbox", "sandbox", "The provider in a box alone."),
-    "apply": ("posthouse.cli.apply", "apply", "Providers, apps, mailboxes and devices from a file."),
-    "status": ("posthouse.cli.status", "status", "Everything at a glance."),
-    "authorise": ("posthouse.cli.authorise", "authorise", "Get a token for a mailbox, or a new one."),
-    "token": ("posthouse.cli.tokens", "token", "Tokens: list, status, print, delete."),
-    "mailbox": ("posthouse.cli.mailboxes", "mailbox", "Mailboxes: list, show."),
-    "app": ("posthouse.cli.configured", "app", "App registrations: list, show."),
-    "provider": ("posthouse.cli.configured", "provider", "Providers: list, show."),
-    "device": ("posthouse.cli.configured", "device", "Devices: list, show."),
-    "queue": ("posthouse.cli.queue", "queue", "Mail that waits or has failed: list, show, retry, release, remove."),
-    "send": ("posthouse.cli.send", "send", "Hand a message in, as with sendmail."),
-    "journal": ("posthouse.cli.journal", "journal", "What happened to messages."),
-    "admin": ("posthouse.cli.admin", "admin", "Administrators, sign-in links, API keys."),
-    "test": ("posthouse.cli.later", "test", "Not yet available."),
-    "doctor": ("posthouse.cli.later", "doctor", "Not yet available."),
-    "received": ("posthouse.cli.later", "received", "Not yet available."),
-    "destination": ("posthouse.cli.later", "destination", "Not yet available."),
-    "webhook": ("posthouse.cli.later", "webhook", "Not yet available."),
-    "import": ("posthouse.cli.later", "import_", "Not yet available."),
-    "key": ("posthouse.cli.later", "key", "Not yet available."),
-    "backup": ("posthouse.cli.later", "backup", "Not yet available."),
-    "restore": ("posthouse.cli.later", "restore", "Not yet available."),
-    "bundle": ("posthouse.cli.later", "bundle", "Not yet available."),
-}
-"""Name: module, attribute, one line of help."""
-ALIASES = {"authorize": "authorise"}
-
-
-class LazyGroup(click.Group):
-    """Knows the names and one line of help of its commands without loading them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        name = ALIASES.get(cmd_name, cmd_name)
-        if name not in COMMANDS:
-            return None
-        module, attribute, _ = COMMANDS[name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="posthouse")
-def posthouse() -> None:
-    """Posthouse keeps OAuth 2.0 tokens fresh, so that everything that knows only a password can go on with its mail.
-
-    \b
-    Try it:      posthouse demo
-    Then:        posthouse serve, posthouse apply FILE.toml, posthouse authorise ADDRESS
-    """
 
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run a command; the exit status is one of sysexits, as in the reference."""
     words = sys.argv[1:] if arguments is None else arguments
+    if words[:2] == ["token", "print"] and print_token(words[2:]):
+        raise SystemExit(0)
+    return _main(words)
+
+
+def _main(words: list[str]) -> Any:
+    import click
+
+    from posthouse.cli.commands import posthouse
+
     debug = "--debug" in words
     try:
         status = posthouse.main(args=words, prog_name="posthouse", standalone_mode=False)
@@ -100,5 +47,5 @@ def _end(status: int, sentences: list[str], debug: bool) -> Any:
 
         traceback.print_exc()
     for sentence in sentences:
-        click.echo(sentence, err=True)
+        sys.stderr.write(f"{sentence}\n")
     raise SystemExit(status)

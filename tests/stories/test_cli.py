@@ -1,0 +1,303 @@
+"""The command line as people and scripts use it: real processes, beside a running gateway and without one."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posthouse.app import gateway
+from posthouse.settings import read_settings
+from tests.support.boxes import ALICE, BOB, Box, box
+from tests.support.processes import private_directory
+
+PROGRAM = (sys.executable, "-m", "posthouse.cli")
+SECONDS = 30.0
+HEAVY = ("fastapi", "sqlalchemy", "asyncio", "structlog", "rich", "cryptography", "click")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """Runs commands in a directory with a posthouse.toml."""
+
+    place: Path
+    box: Box
+    bytecode: Path
+
+    async def start(self, *words: str, python: tuple[str, ...] = PROGRAM) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(self.bytecode)}
+        return await asyncio.create_subprocess_exec(
+            *python, *words, cwd=self.place, stdin=pipe, stdout=pipe, stderr=pipe, env={**os.environ, **compiled}
+        )
+
+    async def run(self, *words: str, text: bytes = b"", python: tuple[str, ...] = PROGRAM) -> Ended:
+        process = await self.start(*words, python=python)
+        async with asyncio.timeout(SECONDS):
+            out, err = await process.communicate(text)
+        assert process.returncode is not None
+        return Ended(process.returncode, out.decode(), err.decode())
+
+    async def authorise(self, address: str, person: str) -> Ended:
+        """`authorise`, with the person typing in the code that it prints."""
+        process = await self.start("authorise", address, "--method", "device")
+        code, said = await printed_code(process)
+        await self.box.control("approve", user_code=code, person=person)
+        async with asyncio.timeout(SECONDS):
+            out, err = await process.communicate()
+        assert process.returncode is not None
+        return Ended(process.returncode, said + out.decode(), err.decode())
+
+
+async def printed_code(process: asyncio.subprocess.Process) -> tuple[str, str]:
+    """The first line that is nothing but a user code, and everything printed up to it."""
+    assert process.stdout is not None
+    said = ""
+    async with asyncio.timeout(SECONDS):
+        while line := (await process.stdout.readline()).decode():
+            said += line
+            if re.fullmatch(r"[A-Z0-9]{4}-[A-Z0-9]{4}", line.strip()):
+                return line.strip(), said
+    raise AssertionError(f"no code was printed: {said}")
+
+
+@pytest.fixture
+async def shell(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shell]:
+    """A directory of its own, with a short path: the control socket lies in it."""
+    with private_directory("cli") as place:
+        ports = '[listen]\nweb = "127.0.0.1:0"\nsmtp = ["127.0.0.1:0 plain"]\nimap = []\npop3 = []\n'
+        (place / "posthouse.toml").write_text(f'data = "{place}/data"\n{ports}')
+        async with box(tmp_path / "box") as provider:
+            (place / "mail.toml").write_text(provider.apply_file(ALICE, BOB))
+            yield Shell(place, provider, tmp_path_factory.getbasetemp() / "bytecode")
+
+
+@pytest.fixture
+async def serving(shell: Shell) -> AsyncIterator[Shell]:
+    """The same with a gateway running."""
+    async with gateway(read_settings(shell.place / "posthouse.toml", {}), create=True) as running:
+        await running.start_background()
+        await running.start_web()
+        applied = await shell.run("apply", "mail.toml")
+        assert applied.status == 0, applied.err
+        yield shell
+
+
+async def test_without_data_commands_say_so_and_make_nothing(shell: Shell) -> None:
+    commands = (("status",), ("mailbox", "list"), ("token", "print", ALICE), ("queue", "list"), ("send", "a@b.example"))
+    ended = await asyncio.gather(*(shell.run(*words) for words in commands))
+    assert [one.status for one in ended] == [64] * len(commands)
+    assert all(one.err.startswith(f"No Posthouse data in {shell.place}/data.") for one in ended)
+    assert not (shell.place / "data").exists()
+
+
+async def test_everything_works_without_a_gateway(shell: Shell) -> None:
+    """From an apply file to a token; the message waits on disk for a gateway."""
+    applied = await shell.run("apply", "mail.toml")
+    assert (applied.status, "password of device printer, shown this once: " in applied.out) == (0, True)
+    authorised = await shell.authorise(ALICE, ALICE)
+    assert authorised.status == 0, authorised.err
+    assert f"{shell.box.sandbox.issuer}/device\n" in authorised.out
+    printed = await shell.run("token", "print", ALICE)
+    assert (printed.status, len(printed.out.splitlines())) == (0, 1)
+    sent = await shell.run("send", "--mailbox", ALICE, BOB, text=b"Subject: from cron\n\nhello\n")
+    assert (sent.status, sent.out) == (0, "")
+    (waiting,) = (await shell.run("queue", "list", "--json")).data
+    assert (waiting["state"], waiting["subject"], waiting["sender"]) == ("queued", "from cron", ALICE)
+
+
+async def test_a_file_is_applied_over_the_socket(serving: Shell) -> None:
+    again = await serving.run("apply", "mail.toml")
+    assert (again.status, "nothing changed" in again.out, "password of device" in again.out) == (0, True, False)
+    text = (serving.place / "mail.toml").read_text().replace(BOB, "carol@sandbox.example")
+    (serving.place / "other.toml").write_text(text)
+    dry = await serving.run("apply", "other.toml", "--dry-run", "--json")
+    assert {"what": "added", "kind": "mailbox", "name": "carol@sandbox.example", "keys": []} in dry.data["entries"]
+    assert (await serving.run("mailbox", "show", "carol@sandbox.example")).status == 64
+    (serving.place / "other.toml").write_text(
+        text.replace('app = "demo"', 'app = "nothing"').replace("name = ", "nam = ")
+    )
+    wrong = await serving.run("apply", "other.toml")
+    assert (wrong.status, len(wrong.err.splitlines()) > 2, "other.toml:" in wrong.err) == (64, True, True)
+
+
+async def test_status_says_what_needs_a_person(serving: Shell) -> None:
+    before = await serving.run("status")
+    assert (before.status, "2 not acquired" in before.out) == (1, True)
+    ended = [await serving.run("token", verb, ALICE) for verb in ("print", "status")]
+    assert [one.status for one in ended] == [1, 1]
+    for person in (ALICE, BOB):
+        assert (await serving.authorise(person, person)).status == 0
+    after = await serving.run("status")
+    assert (after.status, "2 acquired" in after.out) == (0, True)
+    assert [(await serving.run("token", "status", person)).status for person in (ALICE, BOB)] == [0, 0]
+
+
+async def test_a_gateway_sends_what_is_handed_in(serving: Shell) -> None:
+    assert (await serving.authorise(ALICE, ALICE)).status == 0
+    text = f"To: {BOB}\nBcc: {ALICE}\nSubject: by sendmail\n\nline\n.\nafter the dot\n".encode()
+    assert (await serving.run("send", "-t", "-oi", "-f", ALICE, text=text)).status == 0
+    await until_arrived(serving, BOB, "by sendmail")
+    assert "after the dot" in serving.box.texts(BOB)[0]
+    assert "Bcc" not in serving.box.texts(BOB)[0]
+    assert (await serving.run("send", f"-f{ALICE}", BOB, text=text)).status == 0
+    await until_arrived(serving, BOB, "by sendmail", 2)
+    assert "after the dot" not in serving.box.texts(BOB)[1]
+
+    newest = (await serving.run("queue", "list", "--all", "--json")).data[0]
+    shown = await serving.run("queue", "show", newest["id"])
+    assert f"to {BOB}: sent" in shown.out
+    lines = (await serving.run("journal", "--message-id", newest["message_id"])).out.splitlines()
+    assert [line.split()[3] for line in lines] == ["accepted", "sent"]
+    status = await serving.run("status", "--json")
+    assert (status.status, status.data["queue"]["sent"]) == (1, 2)
+
+
+async def until_arrived(shell: Shell, address: str, subject: str, count: int = 1) -> None:
+    async with asyncio.timeout(SECONDS):
+        while shell.box.subjects(address).count(subject) < count:
+            await asyncio.sleep(0.02)
+
+
+async def test_the_wrong_person_ends_with_1_and_both_names(serving: Shell) -> None:
+    ended = await serving.authorise(ALICE, BOB)
+    assert ended.status == 1
+    assert ALICE in ended.err
+    assert BOB in ended.err
+    assert "Traceback" not in ended.err
+
+
+async def test_ctrl_c_ends_the_waiting_and_not_the_sign_in(serving: Shell) -> None:
+    process = await serving.start("authorise", BOB, "--method", "device")
+    code, _ = await printed_code(process)
+    assert process.stderr is not None
+    async with asyncio.timeout(SECONDS):
+        assert b"Waiting" in await process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
+    assert process.returncode == 130
+    await serving.box.control("approve", user_code=code, person=BOB)
+    async with asyncio.timeout(SECONDS):
+        while (await serving.run("token", "status", BOB)).status != 0:
+            pass
+
+
+async def test_a_token_is_printed_without_loading_what_is_slow(serving: Shell) -> None:
+    """Programs ask for it before each connection."""
+    assert (await serving.authorise(BOB, BOB)).status == 0
+    timed = await serving.run("token", "print", BOB, python=(sys.executable, "-X", "importtime", "-m", "posthouse.cli"))
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in timed.err.splitlines() if "|" in line}
+    assert timed.status == 0
+    assert loaded.isdisjoint(HEAVY)
+    again = await serving.run("token", "print", BOB, "--for", "sending")
+    assert again.out == timed.out
+    forms = [(await serving.run("token", "print", BOB, "--as", form)).out for form in ("xoauth2", "oauthbearer")]
+    assert len({timed.out, *forms}) == 3
+    assert (await serving.run("token", "print", BOB, "--as", "nonsense")).status == 64
+
+
+async def test_deleting_a_token_wants_a_yes(serving: Shell) -> None:
+    await serving.authorise(BOB, BOB)
+    unasked = await serving.run("token", "delete", BOB)
+    assert (unasked.status, (await serving.run("token", "status", BOB)).status) == (64, 0)
+    deleted = await serving.run("token", "delete", BOB, "--yes")
+    assert (deleted.status, "revoked at the provider" in deleted.out) == (0, True)
+    assert "not acquired" in (await serving.run("token", "status", BOB)).out
+
+
+async def test_mail_is_removed_only_with_a_yes(serving: Shell) -> None:
+    assert (await serving.run("send", "--mailbox", BOB, ALICE, text=b"x\n")).status == 0
+    (waiting,) = (await serving.run("queue", "list", "--json")).data
+    assert (await serving.run("queue", "remove", waiting["id"])).status == 64
+    assert (await serving.run("queue", "remove", waiting["id"], "--yes")).status == 0
+    assert (await serving.run("queue", "list", "--all", "--json")).data == []
+    assert (await serving.run("queue", "show", waiting["id"])).status == 64
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "status"),
+    [
+        ((), b"x", 64),
+        (("-bs", "a@b.example"), b"x", 64),
+        (("not-an-address",), b"x", 65),
+        (("-t",), b"Subject: nobody\n\nx", 65),
+        (("--mailbox", "nobody@example.com", "a@b.example"), b"x", 64),
+        (("-q1h", "-oem", "-odi", "-Fcron", "-i", "--", BOB), b"x", 0),
+        (("-t", BOB), f"To: {ALICE}\n\nx".encode(), 0),
+    ],
+)
+async def test_send_ends_as_sendmail_does(serving: Shell, words: tuple[str, ...], text: bytes, status: int) -> None:
+    ended = await serving.run("send", *(words if "--mailbox" in words else ("--mailbox", ALICE, *words)), text=text)
+    assert ended.status == status, ended.err
+    assert bool(ended.err) == bool(status)
+
+
+async def test_administrators_and_keys(serving: Shell) -> None:
+    assert (await serving.run("admin", "add", "maria", "--password", text=b"long enough to be one\n")).status == 0
+    assert (await serving.run("admin", "add", "maria")).status == 1
+    assert (await serving.run("admin", "add", "jens", "--role", "limited", "--may", "queue")).status == 0
+    assert (await serving.run("admin", "role", "jens", "auditor")).status == 0
+    listed = (await serving.run("admin", "list")).out.splitlines()
+    assert [line.split() for line in listed[1:]] == [
+        ["jens", "auditor", "link"],
+        ["maria", "administrator", "password"],
+    ]
+    assert re.fullmatch(r"http://localhost:\d+/sign-in/link/\S+\n", (await serving.run("admin", "link", "jens")).out)
+    assert (await serving.run("admin", "remove", "jens", "--yes")).status == 0
+
+    key = await serving.run("admin", "key", "desk", "--may", "read", "--mailbox", ALICE)
+    assert key.out.startswith("ph_")
+    assert ALICE in (await serving.run("admin", "keys")).out
+    assert (await serving.run("admin", "key", "desk", "--remove")).status == 0
+    assert (await serving.run("admin", "key", "desk")).status == 64
+
+
+async def test_what_is_configured_is_shown(serving: Shell) -> None:
+    listed = await serving.run("mailbox", "list")
+    assert f"posthouse authorise {ALICE}" in listed.out
+    shown = await serving.run("mailbox", "show", ALICE)
+    assert f"smtp: {serving.box.described['smtp']} as {ALICE}: untested" in shown.out
+    assert "posthouse" in (await serving.run("app", "show", "demo")).out
+    assert "smtp" in (await serving.run("device", "list")).out
+    assert "Microsoft 365" in (await serving.run("provider", "list")).out
+    assert (await serving.run("device", "show", "nothing")).status == 64
+
+
+async def test_a_second_gateway_is_refused_and_a_reader_that_goes_is_no_fault(serving: Shell) -> None:
+    second = await serving.run("serve")
+    assert (second.status, "is in use by another Posthouse" in second.err) == (75, True)
+    read, write = os.pipe()
+    os.close(read)
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM, "provider", "list", cwd=serving.place, stdout=write, stderr=asyncio.subprocess.PIPE
+    )
+    os.close(write)
+    _, err = await process.communicate()
+    assert b"failed" not in err
+
+
+async def test_a_wrong_configuration_is_one_sentence(shell: Shell) -> None:
+    (shell.place / "posthouse.toml").write_text("external_url = 4711\n")
+    plain, debug = await shell.run("status"), await shell.run("status", "--debug")
+    missing = await shell.run("status", "--config", "nothing.toml")
+    assert (plain.status, debug.status, missing.status) == (64, 64, 64)
+    assert "external_url has to be text" in plain.err
+    assert ("Traceback" in plain.err, "Traceback" in debug.err) == (False, True)
