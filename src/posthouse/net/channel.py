@@ -45,9 +45,10 @@ class Channel(asyncio.Protocol):
         self._wake(self._reader)
 
     def eof_received(self) -> bool:
+        """A peer that has said everything still gets its answer; TLS knows no half-closed connection."""
         self._ended = True
         self._wake(self._reader)
-        return False
+        return not self.tls
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended = True
@@ -131,13 +132,26 @@ class Channel(asyncio.Protocol):
         if self._transport is None or self._closed.done():
             raise ChannelClosed("the connection was closed")
         self._received.clear()
-        async with asyncio.timeout(timeout):
-            transport = await asyncio.get_running_loop().start_tls(
-                self._transport, self, context, server_side=server_side, server_hostname=hostname
-            )
+        self._reading_paused = False
+        try:
+            async with asyncio.timeout(timeout):
+                self._transport = await self._upgraded(self._transport, context, server_side, hostname)
+        except BaseException as cause:
+            self._transport.abort()
+            self.connection_lost(None)
+            if isinstance(cause, ConnectionError):
+                raise ChannelClosed("the connection was closed during the handshake") from cause
+            raise
+
+    async def _upgraded(
+        self, plain: asyncio.Transport, context: ssl.SSLContext, server_side: bool, hostname: str | None
+    ) -> asyncio.Transport:
+        transport = await asyncio.get_running_loop().start_tls(
+            plain, self, context, server_side=server_side, server_hostname=hostname
+        )
         if transport is None:
-            raise ChannelClosed("the connection was closed during the handshake")
-        self._transport = transport
+            raise ConnectionError("closed")
+        return transport
 
     def close(self) -> None:
         """Send what is written, then close."""
@@ -146,7 +160,7 @@ class Channel(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close now and forget what is not sent."""
-        if self._transport is not None:
+        if self._transport is not None and not self._closed.done():
             self._transport.abort()
 
     async def wait_closed(self, timeout: float = 5) -> None:
