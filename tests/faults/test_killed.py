@@ -13,6 +13,7 @@ import pytest
 
 from posthouse.model.token import Grant
 from posthouse.secret import Secret
+from posthouse.services.entrance import sign_in_link
 from posthouse.store import tokens
 from tests.support.boxes import ALICE, BOB, PRINTER, Box, box
 from tests.support.house import House, house, send, until
@@ -43,14 +44,15 @@ class Crowd:
 
 
 async def prepared(data: Path, provider: Box) -> Secret:
-    """A data directory with a mailbox that may send, and the password of its printer."""
+    """A data directory with an administrator and a mailbox that may send, and the password of its printer."""
     async with house(data, provider.apply_file(ALICE), background=False) as gateway:
         assert (await gateway.by_device(ALICE, provider.approve_as(ALICE))).state == "done"
+        await sign_in_link(gateway.parts.store, gateway.clock, "http://localhost")
         return gateway.passwords[PRINTER]
 
 
-async def started(gateway: Serving) -> int:
-    await asyncio.to_thread(gateway.start)
+async def started(gateway: Serving, *, page: bool = False) -> int:
+    await asyncio.to_thread(gateway.start, page=page)
     return gateway.smtp_ports[0]
 
 

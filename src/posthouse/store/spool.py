@@ -129,9 +129,15 @@ class TableSpool:
 
 
 def _append(path: Path, data: bytes) -> None:
+    """Nothing of what the disk does not take whole is left behind."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with os.fdopen(handle, "ab") as file:
-        file.write(data)
+    before = os.fstat(handle).st_size
+    try:
+        with os.fdopen(handle, "ab") as file:
+            file.write(data)
+    except OSError:
+        os.truncate(path, before) if before else path.unlink()
+        raise
 
 
 def _sync(path: Path) -> None:
