@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from posthouse.app import gateway
 from posthouse.settings import read_settings
 from tests.support.boxes import ALICE, BOB, Box, box
-from tests.support.processes import private_directory
+from tests.support.processes import free_ports, private_directory
 
 PROGRAM = (sys.executable, "-m", "posthouse.cli")
 SECONDS = 30.0
@@ -301,3 +302,20 @@ async def test_a_wrong_configuration_is_one_sentence(shell: Shell) -> None:
     assert (plain.status, debug.status, missing.status) == (64, 64, 64)
     assert "external_url has to be text" in plain.err
     assert ("Traceback" in plain.err, "Traceback" in debug.err) == (False, True)
+
+
+async def test_the_browser_finds_our_page_even_without_a_gateway(shell: Shell) -> None:
+    """The command opens it for as long as it waits."""
+    (port,) = free_ports(1)
+    config = shell.place / "posthouse.toml"
+    config.write_text(config.read_text().replace('web = "127.0.0.1:0"', f'web = "127.0.0.1:{port}"'))
+    assert (await shell.run("apply", "mail.toml")).status == 0
+    process = await shell.start("authorise", ALICE, "--method", "browser")
+    assert process.stdout is not None
+    async with asyncio.timeout(SECONDS), httpx2.AsyncClient() as browser:
+        await process.stdout.readline()
+        page = await browser.get((await process.stdout.readline()).decode().strip())
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
+    assert (page.status_code, ALICE in page.text) == (200, True)
+    assert not (shell.place / "data" / "control.sock").exists()

@@ -6,7 +6,7 @@ import click
 
 from posthouse.cli.calling import Call, calling, clean, confirm
 from posthouse.cli.connection import path_of
-from posthouse.problems import problem
+from posthouse.problems import ProblemError, problem
 
 POLL = 0.5
 BUILT = ("browser", "device")
@@ -34,15 +34,24 @@ def authorise(call: Call, address: str, method: str | None, purpose: str | None,
         raise problem("not-yet", f"--method {method} is not yet available.", "Use device or browser.", status=69)
     begun = call.api.post(path_of("mailboxes", address, "authorisations"), {"method": method} if method else {})
     if begun["url"]:
-        call.api.can_be_visited()
+        _open_page(call, begun)
     call.show(begun, lambda one: _tell_where(address, one))
     if no_wait:
         return 0
     try:
         return _end(call, _wait(call, begun))
     except KeyboardInterrupt:
-        click.echo(f"\nNo longer waiting; the sign-in goes on. posthouse token status {address}", err=True)
+        click.echo("\nNo longer waiting; the sign-in can still be finished while a gateway runs.", err=True)
         return 130
+
+
+def _open_page(call: Call, begun: dict[str, Any]) -> None:
+    """The browser has to reach us, or nothing will come of it. Raises ProblemError."""
+    try:
+        call.api.can_be_visited()
+    except ProblemError:
+        call.api.delete(path_of("authorisations", begun["id"]))
+        raise
 
 
 def _tell_where(address: str, one: dict[str, Any]) -> None:
@@ -59,7 +68,7 @@ def _tell_where(address: str, one: dict[str, Any]) -> None:
 
 def _wait(call: Call, begun: dict[str, Any]) -> dict[str, Any]:
     told = begun["state"]
-    click.echo("Waiting for the sign-in … (Ctrl-C ends the waiting, not the sign-in)", err=True)
+    click.echo("Waiting for the sign-in … (Ctrl-C ends only the waiting)", err=True)
     while True:
         current: dict[str, Any] = call.api.get(path_of("authorisations", begun["id"]))
         words = f"{current['state']} {current['detail']}"
