@@ -1,5 +1,6 @@
 """Accepting mail from devices: who is this, which mailbox, may it send as this, is it on disk, then 250."""
 
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -74,13 +75,19 @@ class Submission:
         return self.store.spool.free() > RESERVE
 
     async def accept(self, new: NewMessage) -> bool:
-        """Whether the message is on disk now. Raises DatabaseUnavailable."""
+        """Whether the message is on disk now. Raises DatabaseUnavailable, and CommitUnknown where nobody can tell."""
         now = self.clock()
         try:
             await self.store.database.write(lambda tx: messages.accept(tx, new, now, now + DEADLINE))
         except CommitUnknown:
-            return await self.store.database.read(lambda tx: messages.exists(tx, new.id))
+            return await self._exists(new.id)
         return True
+
+    async def _exists(self, message_id: str) -> bool:
+        try:
+            return await self.store.database.read(lambda tx: messages.exists(tx, message_id))
+        except DatabaseUnavailable as cause:
+            raise CommitUnknown(str(cause)) from cause
 
 
 @dataclass(slots=True)
@@ -236,6 +243,8 @@ class _Conversation:
                 del mail.data[:PIECE]
                 await self._service.store.spool.write(mail.id, mail.pieces, piece)
                 mail.pieces += 1
+            if rest:
+                await self._service.store.spool.finish(mail.id)
         except (OSError, DatabaseUnavailable, CommitUnknown) as cause:
             log.error("message not spooled", message=mail.id, cause=str(cause))
             mail.refusal = replies.STORAGE_FULL
@@ -246,30 +255,38 @@ class _Conversation:
             self._engine.reply(replies.LOCAL_ERROR)
             return
         mail.size = event.size
-        refusal = await self._keep(mail, device)
+        refusal = await self._make_whole(mail)
         if refusal is None:
-            self._mail = None
-            self._service.accepted(mail.mailbox.id)
-            refusal = Reply(250, "2.0.0", f"Queued as {mail.id}")
-        self._engine.reply(refusal)
+            self._mail = None  # from here on it may exist, and what may exist keeps its pieces
+            refusal = await self._keep(mail, device)
         await self._drop_mail()
+        self._engine.reply(refusal)
 
-    async def _keep(self, mail: _Mail, device: Device) -> Reply | None:
-        """Put the message on disk; the refusal if that could not be done."""
+    async def _make_whole(self, mail: _Mail) -> Reply | None:
+        """Everything but the row that makes it exist; the refusal if that could not be done."""
         if mail.head is None and mail.refusal is None:
             self._take_header(mail, last=True)
         if mail.refusal is None and mail.pieces:
             await self._spool(mail, rest=True)
-        if mail.refusal is not None or mail.head is None:
-            return mail.refusal or replies.LOCAL_ERROR
-        try:
-            if mail.pieces:
-                await self._service.store.spool.finish(mail.id)
-            stored = await self._service.accept(_new_message(mail, mail.head, device, self._service.store))
-        except (OSError, DatabaseUnavailable, CommitUnknown) as cause:
-            log.error("message not stored", message=mail.id, cause=str(cause))
+        return mail.refusal or (None if mail.head else replies.LOCAL_ERROR)
+
+    async def _keep(self, mail: _Mail, device: Device) -> Reply:
+        """Put the message on disk."""
+        if mail.head is None:
             return replies.LOCAL_ERROR
-        return None if stored else replies.LOCAL_ERROR
+        try:
+            stored = await self._service.accept(_new_message(mail, mail.head, device, self._service.store))
+        except CommitUnknown as cause:
+            log.error("message stored or not", message=mail.id, cause=str(cause))
+            return replies.LOCAL_ERROR
+        except DatabaseUnavailable as cause:
+            log.error("message not stored", message=mail.id, cause=str(cause))
+            await self._forget(mail)
+            return replies.LOCAL_ERROR
+        if not stored:
+            return replies.LOCAL_ERROR
+        self._service.accepted(mail.mailbox.id)
+        return Reply(250, "2.0.0", f"Queued as {mail.id}")
 
     async def _reset(self, event: Reset) -> None:
         if event.refusal is not None:
@@ -279,8 +296,14 @@ class _Conversation:
     async def _drop_mail(self) -> None:
         """Forget what was not accepted, with what of it lies in the spool."""
         mail, self._mail = self._mail, None
-        if mail is not None and mail.pieces:
-            await self._service.store.spool.remove(mail.id)
+        if mail is not None:
+            await self._forget(mail)
+
+    async def _forget(self, mail: _Mail) -> None:
+        """What cannot be removed now is swept at the next start."""
+        if mail.pieces:
+            with contextlib.suppress(OSError, DatabaseUnavailable, CommitUnknown):
+                await self._service.store.spool.remove(mail.id)
 
 
 def _envelope_sender(mailbox: Mailbox, given: str) -> str:

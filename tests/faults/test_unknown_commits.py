@@ -1,0 +1,92 @@
+"""A commit of which nobody hears: 451 for the client, and a message that may exist after all keeps its body."""
+
+import asyncio
+import smtplib
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posthouse.store import messages
+from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
+from posthouse.store.sqlite import SqliteDatabase
+from tests.support.boxes import ALICE, BOB, PRINTER, Box, box
+from tests.support.house import House, house, until
+
+LARGE = "One of many lines.\n" * 20_000
+
+
+async def send_large(gateway: House) -> int:
+    """The code of the answer to a message that is too large for its row; 0 where there was none."""
+    try:
+        await gateway.send(PRINTER, BOB, "Large", body=LARGE)
+    except smtplib.SMTPServerDisconnected:
+        return 0
+    except AssertionError as refused:
+        return 451 if "4.3." in str(refused) else 500
+    return 250
+
+
+async def arrives_whole(gateway: House, provider: Box) -> None:
+    """The only message in the queue."""
+    [known] = await gateway.parts.store.database.read(messages.page)
+    await gateway.gateway.start_background()
+    await gateway.until_message(known.id, "sent")
+    [text] = provider.texts(BOB)
+    assert text.endswith(f"\r\n\r\n{LARGE}".replace("\r\n", "\n").replace("\n", "\r\n"))
+
+
+@pytest.mark.parametrize("looking_helps", [True, False])
+async def test_a_message_whose_commit_was_not_heard_of_keeps_its_body(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looking_helps: bool
+) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await gateway.by_device(ALICE, provider.approve_as(ALICE))
+        await gateway.gateway.start_listeners()
+        database = gateway.parts.store.database
+        write = database.write
+
+        async def not_heard(work: Any) -> Any:
+            await write(work)
+            raise CommitUnknown("the connection was lost")
+
+        async def not_found(work: Any) -> Any:
+            raise DatabaseUnavailable("it is away")
+
+        with monkeypatch.context() as trouble:
+            trouble.setattr(database, "write", not_heard)
+            if not looking_helps:
+                trouble.setattr(database, "read", not_found)
+            assert await send_large(gateway) == (250 if looking_helps else 451)
+        await arrives_whole(gateway, provider)
+
+
+async def test_a_message_that_is_committed_while_the_gateway_stops_keeps_its_body(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider:
+        async with house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway:
+            await gateway.by_device(ALICE, provider.approve_as(ALICE))
+            await gateway.gateway.start_listeners()
+            goes_on = threading.Event()
+
+            async def slow(tx: Transaction) -> None:
+                goes_on.wait(10)
+
+            holding_up = asyncio.create_task(gateway.parts.store.database.write(slow))
+            sending = asyncio.create_task(send_large(gateway))
+            await until(lambda: waits(gateway), "the message waiting for its commit")
+            await asyncio.gather(*(listener.close() for listener in gateway.gateway._listeners))
+            goes_on.set()
+            await holding_up
+            assert await sending == 0
+        async with house(tmp_path / "data", background=False) as gateway:
+            await arrives_whole(gateway, provider)
+
+
+async def waits(gateway: House) -> bool:
+    database = gateway.parts.store.database
+    assert isinstance(database, SqliteDatabase)
+    return bool(database._queue)
