@@ -113,6 +113,20 @@ async def test_waiting_for_octets_ends_in_time_and_loses_nothing(connect: Connec
     assert await channel.read(5) == b"late"
 
 
+@pytest.mark.parametrize("timeout", [None, 5.0])
+async def test_the_patience_of_one_reading_does_not_end_the_next(connect: Connect, timeout: float | None) -> None:
+    channel, (_, writer) = await connect()
+    first = asyncio.create_task(channel.read(0.02))
+    await asyncio.sleep(0)
+    writer.write(b"soon")
+    assert await first == b"soon"
+    reading = asyncio.create_task(channel.read(timeout))
+    await asyncio.wait([reading], timeout=0.06)
+    assert not reading.done()
+    writer.write(b"later")
+    assert await reading == b"later"
+
+
 async def test_a_reader_who_is_cancelled_leaves_the_octets_to_the_next(connect: Connect) -> None:
     channel, (_, writer) = await connect()
     reading = asyncio.create_task(channel.read())
