@@ -234,10 +234,10 @@ async def test_an_invalid_token_is_neither_said_to_renew_itself_nor_to_have_prov
     ):
         await acquired(home, provider)
         page = f"/mailboxes/{home.parts.directory.now.by_address[ALICE].id}"
-        await person.get(page)
+        await person.look(page)
         assert "renewed by itself before" in person.text()
         await provider.control("revoke", person=ALICE)
         await renewed(home, person)
-        await person.get(page)
+        await person.look(page)
         assert "renewed by itself before" not in person.text()
         assert "has proved itself" not in person.text()
