@@ -4,13 +4,22 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime, formataddr, parseaddr
+from functools import lru_cache
 
 HEADER_LIMIT = 256 * 1024
 """Octets of header that a message may have."""
 
-_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:[ \t]*(.*)", re.DOTALL)
 _FOLD = re.compile(rb"\r\n[ \t]+")
 _END = b"\r\n\r\n"
+_VALUE = rb"[^\r\n]*(?:\r\n[ \t][^\r\n]*)*"
+_HEADER = re.compile(rb"(?:[!-9;-~]+[ \t]*:" + _VALUE + rb"\r\n)*(?:\r\n)?")
+_KNOWN = re.compile(
+    rb"^(from|sender|reply-to|date|message-id|subject)[ \t]*:(" + _VALUE + rb")\r\n", re.IGNORECASE | re.MULTILINE
+)
+_ADDRESS = r"([^\s<>()\[\]\\,:;\"@]+@[^\s<>()\[\]\\,:;\"@]+)"
+_PLAIN = re.compile(rf'(?:"?([^"\\<>()@,:;\s]+(?: [^"\\<>()@,:;\s]+)*)?"?[ \t]*<{_ADDRESS}>)|{_ADDRESS}')
+"""The two forms of From that nearly all mail has; the standard library reads the others, slowly."""
+_ATOMS = re.compile(r"[\w!#$%&'*+/=?^`{|}~ -]+", re.ASCII)
 
 
 class BadHeader(Exception):
@@ -48,58 +57,66 @@ def complete(head: bytes, *, received: str, new_message_id: str, now: datetime, 
 
     Raises BadHeader where the lines are not a header at all.
     """
-    fields = _fields(head)
-    first = dict(reversed(fields))
-    given = parseaddr(_text(first.get(b"from", b"")))[1]
+    if _HEADER.fullmatch(head) is None:
+        raise BadHeader("The message does not begin with a header")
+    known = list(_KNOWN.finditer(head))
+    first = {field[1].lower(): field[2] for field in reversed(known)}
+    name, given = _name_and_address(_text(first.get(b"from", b"")))
     message_id = _text(first.get(b"message-id", b"")) or new_message_id
     added = [f"Received: {received}"]
     if b"date" not in first:
-        added.append(f"Date: {format_datetime(now)}")
+        added.append(f"Date: {date_text(now)}")
     if b"message-id" not in first:
         added.append(f"Message-ID: {message_id}")
     lines = head[: len(head) - 2]
-    if change is not None or b"from" not in first:
-        lines, more = _in_the_name_of(lines, first, change, given)
-        added += more
+    if change is None and b"from" not in first:
+        raise BadHeader("The message has no From")
+    if change is not None and (change.name or given.casefold() != change.address.casefold()):
+        lines = _without(lines, [field for field in known if field[1].lower() in (b"from", b"sender")])
+        added += _in_the_name_of(change, name, "" if b"reply-to" in first else given)
     octets = "".join(f"{line}\r\n" for line in added).encode() + lines + b"\r\n"
     return Head(octets, message_id[:998], _text(first.get(b"subject", b""))[:300], given)
 
 
-def _in_the_name_of(
-    lines: bytes, first: dict[bytes, bytes], change: SenderChange | None, given: str
-) -> tuple[bytes, list[str]]:
-    if change is None:
-        raise BadHeader("The message has no From")
-    name = change.name or parseaddr(_text(first.get(b"from", b"")))[0]
-    if given.casefold() == change.address.casefold() and not change.name:
-        return lines, []
-    added = [f"From: {formataddr((name, change.address), charset='utf-8')}"]
-    if given and b"reply-to" not in first and given.casefold() != change.address.casefold():
-        added.append(f"Reply-To: {given}")
-    return _without(lines, {b"from", b"sender"}), added
+def date_text(now: datetime) -> str:
+    """As Date and Received have it."""
+    return _date_text(now.replace(microsecond=0))
 
 
-def _without(lines: bytes, names: set[bytes]) -> bytes:
-    kept, dropping = [], False
-    for line in lines.splitlines(keepends=True):
-        if line[:1] not in (b" ", b"\t"):
-            dropping = line.partition(b":")[0].strip().lower() in names
-        if not dropping:
-            kept.append(line)
-    return b"".join(kept)
+@lru_cache(maxsize=8)
+def _date_text(second: datetime) -> str:
+    return format_datetime(second)
 
 
-def _fields(head: bytes) -> list[tuple[bytes, bytes]]:
-    found = []
-    for line in _FOLD.sub(b" ", head).split(b"\r\n"):
-        if not line:
-            continue
-        match = _FIELD.match(line)
-        if match is None:
-            raise BadHeader("The message does not begin with a header")
-        found.append((match[1].lower(), match[2]))
-    return found
+def _in_the_name_of(change: SenderChange, name: str, reply_to: str) -> list[str]:
+    added = [f"From: {_mailbox(change.name or name, change.address)}"]
+    if reply_to and reply_to.casefold() != change.address.casefold():
+        added.append(f"Reply-To: {reply_to}")
+    return added
+
+
+def _mailbox(name: str, address: str) -> str:
+    if not name:
+        return address
+    written = name if _ATOMS.fullmatch(name) else formataddr((name, "@"), charset="utf-8").removesuffix(" <@>")
+    return f"{written} <{address}>"
+
+
+def _name_and_address(text: str) -> tuple[str, str]:
+    if (plain := _PLAIN.fullmatch(text)) is not None:
+        return plain[1] or "", plain[2] or plain[3]
+    return parseaddr(text)
+
+
+def _without(lines: bytes, fields: list[re.Match[bytes]]) -> bytes:
+    kept, end = [], 0
+    for field in fields:
+        kept.append(lines[end : field.start()])
+        end = field.end()
+    return b"".join((*kept, lines[end:]))
 
 
 def _text(value: bytes) -> str:
+    if b"\r\n" in value:
+        value = _FOLD.sub(b" ", value)
     return value.decode("utf-8", "replace").strip().replace("\x00", "")

@@ -1,6 +1,7 @@
 """One connection: bytes in, bytes out, TLS on request, back-pressure both ways. Knows no protocol."""
 
 import asyncio
+import math
 import ssl
 from collections.abc import Callable
 from typing import cast
@@ -22,10 +23,14 @@ class Channel(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
-        self._closed = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._closed = self._loop.create_future()
         self._ended = False
         self._reading_paused = False
         self._writing_paused = False
+        self._deadline = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
         self.peer = ""
 
     # What asyncio tells us
@@ -54,6 +59,9 @@ class Channel(asyncio.Protocol):
         self._ended = True
         self._wake(self._reader)
         self._wake(self._writer)
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
         if not self._closed.done():
             self._closed.set_result(None)
 
@@ -77,6 +85,11 @@ class Channel(asyncio.Protocol):
         return session.getpeercert(binary_form=True) if session is not None else None
 
     @property
+    def clogged(self) -> bool:
+        """More has been written than the peer has taken: time to `drain()`."""
+        return self._writing_paused
+
+    @property
     def ended(self) -> bool:
         """The peer has gone, whatever may still lie unread."""
         return self._ended
@@ -84,10 +97,10 @@ class Channel(asyncio.Protocol):
     async def read(self, timeout: float | None = None) -> bytes:
         """What has arrived, b"" when the peer has ended. Waits at most `timeout` seconds (TimeoutError)."""
         if not self._received and not self._ended:
-            self._reader = asyncio.get_running_loop().create_future()
+            self._reader = self._loop.create_future()
             try:
-                async with asyncio.timeout(timeout):
-                    await self._reader
+                self._set_deadline(timeout)
+                await self._reader
             finally:
                 self._reader = None
         data = bytes(self._received)
@@ -96,6 +109,28 @@ class Channel(asyncio.Protocol):
             self._reading_paused = False
             self._transport.resume_reading()
         return data
+
+    def _set_deadline(self, timeout: float | None) -> None:
+        """One alarm serves many reads: it looks when it goes off whether the deadline has moved meanwhile."""
+        self._deadline = math.inf if timeout is None else self._loop.time() + timeout
+        if self._alarm is not None and self._alarm_at > self._deadline:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._alarm is None and timeout is not None:
+            self._set_alarm(self._deadline)
+
+    def _set_alarm(self, at: float) -> None:
+        self._alarm_at = at
+        self._alarm = self._loop.call_at(at, self._alarm_goes_off)
+
+    def _alarm_goes_off(self) -> None:
+        self._alarm = None
+        if self._reader is None or self._reader.done() or self._deadline == math.inf:
+            return
+        if self._loop.time() < self._deadline:
+            self._set_alarm(self._deadline)
+        else:
+            self._reader.set_exception(TimeoutError())
 
     def write(self, data: bytes) -> None:
         """Hand `data` to the connection. Nothing happens when it is closed: the next read or drain tells."""
@@ -108,7 +143,7 @@ class Channel(asyncio.Protocol):
             raise ChannelClosed("the connection was closed")
         if not self._writing_paused:
             return
-        self._writer = asyncio.get_running_loop().create_future()
+        self._writer = self._loop.create_future()
         try:
             async with asyncio.timeout(timeout):
                 await self._writer
@@ -146,9 +181,7 @@ class Channel(asyncio.Protocol):
     async def _upgraded(
         self, plain: asyncio.Transport, context: ssl.SSLContext, server_side: bool, hostname: str | None
     ) -> asyncio.Transport:
-        transport = await asyncio.get_running_loop().start_tls(
-            plain, self, context, server_side=server_side, server_hostname=hostname
-        )
+        transport = await self._loop.start_tls(plain, self, context, server_side=server_side, server_hostname=hostname)
         if transport is None:
             raise ConnectionError("closed")
         return transport

@@ -24,8 +24,9 @@ async def next_event(engine: Engine[Event_co], channel: Channel, timeout: float 
     """
     while (event := engine.next_event()) is None:
         channel.write(engine.data_to_send())
-        with contextlib.suppress(ChannelClosed):
-            await channel.drain(timeout)
+        if channel.clogged:
+            with contextlib.suppress(ChannelClosed):
+                await channel.drain(timeout)
         data = await channel.read(timeout)
         engine.receive_data(data)
         if not data:

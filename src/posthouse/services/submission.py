@@ -1,16 +1,17 @@
 """Accepting mail from devices: who is this, which mailbox, may it send as this, is it on disk, then 250."""
 
+import asyncio
 import contextlib
-import secrets
+import math
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from email.utils import format_datetime
 from typing import Any
 
 import structlog
 
 from posthouse.model.device import Device
-from posthouse.model.headers import HEADER_LIMIT, BadHeader, Head, SenderChange, complete, split
+from posthouse.model.headers import HEADER_LIMIT, BadHeader, Head, SenderChange, complete, date_text, split
 from posthouse.model.mailbox import Mailbox, fold
 from posthouse.model.message import DEADLINE, Envelope, NewMessage
 from posthouse.model.sender import NotAllowed, check_sender, choose_mailbox, permitted_senders
@@ -42,8 +43,14 @@ from posthouse.store.spool import INLINE, PIECE
 
 IDLE = 300.0
 """Seconds a client may be silent (RFC 5321 section 4.5.3.2.7)."""
+PATIENCE = 2 * IDLE
+"""Seconds in which a client that sends octets has to come to something: a command that counts, a line of a message."""
+MESSAGE = 3600.0
+"""Seconds a message may take from DATA to its end."""
 RESERVE = 64 * 1024 * 1024
 """Octets of disk that are left free; with less, mail is not taken."""
+LOOK_AT_DISK = 0.1
+"""Seconds after which the disk is looked at again."""
 
 log = structlog.get_logger("submission")
 
@@ -66,13 +73,18 @@ class Submission:
     clock: Clock
     hostname: str
     accepted: Callable[[str], None]
+    _space_seen: float = -LOOK_AT_DISK
+    _space: int = 0
 
     async def serve(self, channel: Channel, door: Door) -> None:
         """Talk with one client until it goes."""
         await _Conversation(self, channel, door).run()
 
     def has_space(self) -> bool:
-        return self.store.spool.free() > RESERVE
+        now = time.monotonic()
+        if now - self._space_seen >= LOOK_AT_DISK:
+            self._space_seen, self._space = now, self.store.spool.free()
+        return self._space > RESERVE
 
     async def accept(self, new: NewMessage) -> bool:
         """Whether the message is on disk now. Raises DatabaseUnavailable, and CommitUnknown where nobody can tell."""
@@ -116,6 +128,10 @@ class _Conversation:
         self._device: Device | None = None
         self._named = ""
         self._mail: _Mail | None = None
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._message_ends = math.inf
+        self._watching: asyncio.TimerHandle
         self._answers: dict[type[Any], Callable[[Any], Awaitable[None]]] = {
             StartTls: self._start_tls,
             Authenticate: self._authenticate,
@@ -128,16 +144,28 @@ class _Conversation:
         }
 
     async def run(self) -> None:
+        self._watch()
         try:
             while not isinstance(event := await next_event(self._engine, self._channel, IDLE), Ended):
+                self._since = self._loop.time()
                 answer = self._answers.get(type(event))
                 if answer is not None:
                     await answer(event)
         except TimeoutError:
             self._channel.write(replies.TIMED_OUT.encode())
         finally:
+            self._watching.cancel()
             await self._drop_mail()
         await flush(self._engine, self._channel, IDLE)
+
+    def _watch(self) -> None:
+        """Leave a client that is busy and comes to nothing."""
+        ends = min(self._since + PATIENCE, self._message_ends)
+        if ends <= self._loop.time():
+            self._channel.write(replies.TIMED_OUT.encode())
+            self._channel.close()
+        else:
+            self._watching = self._loop.call_at(min(ends, self._since + PATIENCE), self._watch)
 
     async def _start_tls(self, _: StartTls) -> None:
         if self._door.start_tls is None:
@@ -187,6 +215,7 @@ class _Conversation:
             self._engine.reply(replies.RECIPIENT_OK)
 
     async def _data_begun(self, _: DataBegun) -> None:
+        self._message_ends = self._loop.time() + MESSAGE
         self._engine.reply(replies.GO_AHEAD if self._service.has_space() else replies.STORAGE_FULL)
 
     async def _body_chunk(self, event: BodyChunk) -> None:
@@ -226,8 +255,8 @@ class _Conversation:
         secured = "ESMTPSA" if self._engine.tls else "ESMTPA"
         head = complete(
             given,
-            received=f"by {service.hostname} (Posthouse) with {secured} id {mail.id}; {format_datetime(now)}",
-            new_message_id=f"<{mail.id}.{secrets.token_hex(4)}@{domain}>",
+            received=f"by {service.hostname} (Posthouse) with {secured} id {mail.id}; {date_text(now)}",
+            new_message_id=f"<{mail.id}@{domain}>",
             now=now,
             change=change,
         )
@@ -250,6 +279,7 @@ class _Conversation:
             mail.refusal = replies.STORAGE_FULL
 
     async def _body_end(self, event: BodyEnd) -> None:
+        self._message_ends = math.inf
         mail, device = self._mail, self._device
         if mail is None or device is None:
             self._engine.reply(replies.LOCAL_ERROR)
@@ -289,6 +319,7 @@ class _Conversation:
         return Reply(250, "2.0.0", f"Queued as {mail.id}")
 
     async def _reset(self, event: Reset) -> None:
+        self._message_ends = math.inf
         if event.refusal is not None:
             log.info("message refused", peer=self._channel.peer, answer=str(event.refusal))
         await self._drop_mail()

@@ -126,7 +126,10 @@ class SqliteDatabase:
         transaction = SqliteTransaction(connection)
         try:
             connection.execute("BEGIN IMMEDIATE")
-            answers = [_in_savepoint(connection, transaction, work) for work, _ in group]
+            answers = _all_well(transaction, group)
+            if answers is None:
+                _begin_again(connection)
+                answers = [_in_savepoint(connection, transaction, work) for work, _ in group]
             connection.execute("COMMIT")
         except sqlite3.Error as cause:
             with contextlib.suppress(sqlite3.Error):
@@ -177,6 +180,22 @@ def connect(path: Path) -> sqlite3.Connection:
     for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0"):
         connection.execute(f"PRAGMA {pragma}").fetchone()
     return connection
+
+
+def _all_well(
+    transaction: SqliteTransaction, group: Sequence[tuple[Work[Any], Any]]
+) -> list[tuple[Any, BaseException | None]] | None:
+    """What each piece of work gave; None where one has failed, so that all have to be done again, each by itself."""
+    try:
+        return [(_finish(work(transaction)), None) for work, _ in group]
+    except BaseException:
+        return None
+
+
+def _begin_again(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+    connection.execute("BEGIN IMMEDIATE")
 
 
 def _in_savepoint(
