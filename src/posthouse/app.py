@@ -18,7 +18,7 @@ import structlog
 from posthouse.net.channel import Channel
 from posthouse.net.http import HttpClient
 from posthouse.net.listener import Listener, bound_socket
-from posthouse.problems import problem
+from posthouse.problems import ProblemError, problem
 from posthouse.protocol.smtp_server import ServerPolicy
 from posthouse.services.authorise import Authorise
 from posthouse.services.clock import Clock
@@ -45,6 +45,7 @@ DRAIN = 10.0
 """Seconds that conversations get to end when the gateway is stopped."""
 LOOK_AFTER = 1.0
 SWEEP = 3600.0
+LOCK_TRIES, LOCK_PAUSE = 30, 0.1
 
 log = structlog.get_logger("app")
 
@@ -75,6 +76,9 @@ class Gateway:
     async def start_listeners(self) -> None:
         """Raises ProblemError where a port cannot be had."""
         for place in self.settings.smtp:
+            if place.lane or place.proxy:
+                log.warning("not yet available", what="lane and proxy in [listen]", at=str(place))
+                continue
             door = _smtp_door(self.settings, place, self.parts.submission.hostname)
             tls = _server_context(self.settings) if place.security == "tls" else None
 
@@ -118,10 +122,20 @@ class Gateway:
 
         control = _control_socket(self.settings.data)
         app = await asyncio.to_thread(lambda: self.web)
-        self._servers = [WebServer.on_tcp(app, self._web_socket()), WebServer.on_control(app, control)]
+        self._servers = [
+            WebServer.on_tcp(app, self._web_socket(), self._web_files()),
+            WebServer.on_control(app, control),
+        ]
         for server in self._servers:
             await server.start()
         log.info("listening", protocol="http", at=str(self.settings.web))
+
+    def _web_files(self) -> tuple[Path, Path] | None:
+        """Certificate and key, where the page itself speaks TLS."""
+        settings = self.settings
+        if settings.web.security != "tls" or settings.certificate is None or settings.key is None:
+            return None
+        return settings.certificate, settings.key
 
     def _web_socket(self) -> socket.socket:
         place = self.settings.web
@@ -173,7 +187,7 @@ async def open_gateway(
     settings: Settings, *, create: bool = False, clock: Clock = time.time, environment: Mapping[str, str] | None = None
 ) -> Gateway:
     """As `gateway`; whoever calls it closes it."""
-    lock = _take_data(settings, create=create)
+    lock = await _take_data(settings, create=create)
     try:
         store = await open_store(settings.data, settings.database, os.environ if environment is None else environment)
     except BaseException:
@@ -217,7 +231,8 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
     )
 
 
-def _take_data(settings: Settings, *, create: bool) -> DataLock:
+async def _take_data(settings: Settings, *, create: bool) -> DataLock:
+    """The lock on the data directory; a command that holds it for a moment is waited for. Raises ProblemError."""
     data = settings.data
     if not data.is_dir():
         if not create:
@@ -226,6 +241,10 @@ def _take_data(settings: Settings, *, create: bool) -> DataLock:
     if not settings.database:
         with contextlib.suppress(FileNotFoundError):
             refuse_network_file_system(data, Path("/proc/mounts").read_text())
+    for _ in range(LOCK_TRIES):
+        with contextlib.suppress(ProblemError):
+            return DataLock(data)
+        await asyncio.sleep(LOCK_PAUSE)
     return DataLock(data)
 
 

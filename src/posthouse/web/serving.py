@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -18,7 +19,7 @@ class _Quiet(uvicorn.Server):
 class WebServer:
     """One bound socket, served until `stop()`."""
 
-    def __init__(self, app: Any, listening: socket.socket) -> None:
+    def __init__(self, app: Any, listening: socket.socket, tls: tuple[Path, Path] | None = None) -> None:
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -30,14 +31,17 @@ class WebServer:
             ws="none",
             timeout_graceful_shutdown=3,
             limit_concurrency=500,
+            ssl_certfile=tls[0] if tls else None,
+            ssl_keyfile=tls[1] if tls else None,
         )
         self._server = _Quiet(config)
         self._listening = listening
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
-    def on_tcp(cls, app: Any, listening: socket.socket) -> "WebServer":
-        return cls(app, listening)
+    def on_tcp(cls, app: Any, listening: socket.socket, tls: tuple[Path, Path] | None) -> "WebServer":
+        """`tls`: certificate and key in PEM form, or None for plain HTTP."""
+        return cls(app, listening, tls)
 
     @classmethod
     def on_control(cls, app: Any, listening: socket.socket) -> "WebServer":
