@@ -3,11 +3,13 @@
 import asyncio
 import smtplib
 import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from posthouse.services.intake import Intake, Posting
 from posthouse.store import messages
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.sqlite import SqliteDatabase
@@ -28,6 +30,21 @@ async def send_large(gateway: House) -> int:
     return 250
 
 
+async def post_large(gateway: House) -> int:
+    """The same over the API: 250 where it was taken, 451 where it was not."""
+    intake = Intake(gateway.parts.store, gateway.clock, "gateway.example", gateway.parts.dispatcher.accepted)
+
+    async def octets() -> AsyncIterator[bytes]:
+        yield b"Subject: Large\r\n\r\n"
+        yield LARGE.encode()
+
+    try:
+        await intake.take(Posting(gateway.parts.directory.now.by_address[ALICE], "", (BOB,), "a key"), octets())
+    except CommitUnknown:
+        return 451
+    return 250
+
+
 async def arrives_whole(gateway: House, provider: Box) -> None:
     """The only message in the queue."""
     [known] = await gateway.parts.store.database.read(messages.page)
@@ -37,9 +54,10 @@ async def arrives_whole(gateway: House, provider: Box) -> None:
     assert text.endswith(f"\r\n\r\n{LARGE}".replace("\r\n", "\n").replace("\n", "\r\n"))
 
 
+@pytest.mark.parametrize("hand_over", [send_large, post_large])
 @pytest.mark.parametrize("looking_helps", [True, False])
 async def test_a_message_whose_commit_was_not_heard_of_keeps_its_body(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looking_helps: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looking_helps: bool, hand_over: Callable[[House], Awaitable[int]]
 ) -> None:
     async with (
         box(tmp_path / "box") as provider,
@@ -61,7 +79,7 @@ async def test_a_message_whose_commit_was_not_heard_of_keeps_its_body(
             trouble.setattr(database, "write", not_heard)
             if not looking_helps:
                 trouble.setattr(database, "read", not_found)
-            assert await send_large(gateway) == (250 if looking_helps else 451)
+            assert await hand_over(gateway) == (250 if looking_helps else 451)
         await arrives_whole(gateway, provider)
 
 

@@ -3,6 +3,7 @@
 The same rules as at the SMTP door: the sender rule of the mailbox, limits, and on disk before anybody is told.
 """
 
+import contextlib
 import hashlib
 import re
 import secrets
@@ -22,7 +23,7 @@ from posthouse.services.clock import Clock, as_datetime
 from posthouse.services.directory import Snapshot
 from posthouse.services.submission import RESERVE
 from posthouse.store import events, journal, messages
-from posthouse.store.database import CommitUnknown, Transaction
+from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.ids import new_message_id
 from posthouse.store.opening import Store
 from posthouse.store.sealing import fingerprint
@@ -106,8 +107,12 @@ class Intake:
             async for chunk in octets:
                 await coming.add(chunk)
             new = await coming.end()
-            earlier = await self._keep(new, posting, coming.digest.hexdigest())
         except BaseException:
+            await coming.drop()
+            raise
+        try:
+            earlier = await self._keep(new, posting, coming.digest.hexdigest())
+        except (DatabaseUnavailable, ProblemError):
             await coming.drop()
             raise
         if earlier is not None:
@@ -117,7 +122,10 @@ class Intake:
         return Taken(new.id)
 
     async def _keep(self, new: NewMessage, posting: Posting, digest: str) -> str | None:
-        """Write it down; the id of the message that an earlier request with the same key has made."""
+        """Write it down; the id of the message that an earlier request with the same key has made.
+
+        Raises DatabaseUnavailable and ProblemError with nothing written, CommitUnknown where it may be.
+        """
         mark = "idempotency-key:" + fingerprint(f"{posting.by}\n{posting.key}")
         now = self.clock()
 
@@ -136,8 +144,9 @@ class Intake:
         try:
             return await self.store.database.write(work)
         except CommitUnknown:
-            if await self.store.database.read(lambda tx: messages.exists(tx, new.id)):
-                return None
+            with contextlib.suppress(DatabaseUnavailable):
+                if await self.store.database.read(lambda tx: messages.exists(tx, new.id)):
+                    return None
             raise
 
 
@@ -189,9 +198,9 @@ class _Coming:
 
     def _take_header(self, *, last: bool = False) -> None:
         end = split(self.data)
+        if (end if end >= 0 else len(self.data)) > HEADER_LIMIT:
+            raise problem("message.header-too-large", "The header of the message is too large.", status=65)
         if end < 0 and not last:
-            if len(self.data) > HEADER_LIMIT:
-                raise problem("message.header-too-large", "The header of the message is too large.", status=65)
             return
         if self.data.startswith(b"From "):
             del self.data[: self.data.find(b"\r\n") + 2]
@@ -272,8 +281,10 @@ class _Coming:
         return given
 
     async def drop(self) -> None:
+        """What cannot be removed now is swept at the next start."""
         if self.pieces:
-            await self.intake.store.spool.remove(self.id)
+            with contextlib.suppress(OSError, DatabaseUnavailable, CommitUnknown):
+                await self.intake.store.spool.remove(self.id)
 
 
 def recipients_in(head: bytes) -> tuple[str, ...]:

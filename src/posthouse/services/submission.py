@@ -165,7 +165,7 @@ class _Conversation:
             self._channel.write(replies.TIMED_OUT.encode())
             self._channel.close()
         else:
-            self._watching = self._loop.call_at(min(ends, self._since + PATIENCE), self._watch)
+            self._watching = self._loop.call_at(ends, self._watch)
 
     async def _start_tls(self, _: StartTls) -> None:
         if self._door.start_tls is None:
@@ -234,9 +234,9 @@ class _Conversation:
         if end < 0 and last:
             mail.data += b"\r\n"
             end = len(mail.data)
-        if end < 0:
-            if len(mail.data) > HEADER_LIMIT:
-                mail.refusal = Reply(552, "5.3.4", "The header of the message is too large")
+        if (end if end >= 0 else len(mail.data)) > HEADER_LIMIT:
+            mail.refusal = Reply(552, "5.3.4", "The header of the message is too large")
+        if end < 0 or mail.refusal is not None:
             return
         given = bytes(mail.data[:end])
         del mail.data[:end]
