@@ -15,16 +15,15 @@ LINK_LIFE = 900.0
 FIRST_NAME = "admin"
 
 
-async def sign_in_link(store: Store, clock: Clock, external_url: str, name: str = "") -> Secret:
-    """A link for the administrator called `name`, or the first one, who is made when there is none."""
+async def sign_in_link(store: Store, clock: Clock, external_url: str) -> Secret:
+    """A link for the first administrator, who is made when there is none."""
     code = secrets.token_urlsafe(24)
     now = clock()
 
     async def work(tx: Transaction) -> None:
         found = [one for one in await people.administrators(tx) if one.role == "administrator"]
-        chosen = next((one for one in found if one.name == name), found[0] if found and not name else None)
-        if chosen is None:
-            chosen = Administrator(new_id("ad"), name or FIRST_NAME, "administrator", (), "")
+        chosen = found[0] if found else Administrator(new_id("ad"), FIRST_NAME, "administrator", (), "")
+        if not found:
             await people.add(tx, chosen, now)
         await people.make_link(tx, fingerprint(code), chosen.id, now + LINK_LIFE)
 

@@ -39,7 +39,7 @@ class WebServer:
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
-    def on_tcp(cls, app: Any, listening: socket.socket, tls: tuple[Path, Path] | None) -> "WebServer":
+    def on_tcp(cls, app: Any, listening: socket.socket, tls: tuple[Path, Path] | None = None) -> "WebServer":
         """`tls`: certificate and key in PEM form, or None for plain HTTP."""
         return cls(app, listening, tls)
 
