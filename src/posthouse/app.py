@@ -214,6 +214,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
         if event.kind.startswith("token."):
             keeper.forget(event.subject)
 
+    directory.on_change(keeper.registrations_changed)
     following.listen(forget_token)
     following.listen(dispatcher.on_event)
     return Parts(

@@ -186,6 +186,12 @@ async def test_a_grant_is_read_as_it_was_given(store: Store) -> None:
     assert await store.database.read(lambda tx: tokens.grants_of(tx, store.sealer, "tk_1")) == [given]
 
 
+async def test_to_whom_a_consent_was_given_is_kept_over_a_rotation(store: Store) -> None:
+    await add_consent(store, replace(consent(), given_to="us at https://id.example.com"))
+    assert await rotate(store, (await leased(store, "one")).grant)
+    assert (await grant_of(store)).given_to == "us at https://id.example.com"
+
+
 async def test_a_grant_need_not_have_a_refresh_token(store: Store) -> None:
     given = replace(consent(), refresh_token=None)
     await add_consent(store, given)
@@ -397,8 +403,20 @@ async def test_serving_grants_of_acquired_tokens_are_refreshed_the_most_urgent_f
     assert await due(store, NOW + 300) == ["gr_2", "gr_3", "gr_1"]
     assert await due(store, NOW + 300, at_most=1) == ["gr_2"]
     third = next(token for token in await all_tokens(store) if token.name == "3")
-    await set_state(store, third.id, TokenState.INVALID)
+    await set_state(store, third.id, TokenState.NOT_ACQUIRED)
     assert await due(store, NOW + 300) == ["gr_2", "gr_1"]
+
+
+async def test_of_invalid_tokens_only_those_worth_another_try_are_due(store: Store) -> None:
+    for number, next_at in (("1", 0.0), ("2", NOW + 100)):
+        token = await ensure(store, number)
+        await add_consent(store, replace(consent(f"gr_{number}", token.id), next_refresh_at=next_at))
+        await point(store, token, f"gr_{number}")
+        await set_state(store, token.id, TokenState.INVALID)
+    assert await due(store, NOW + 99) == []
+    assert await due(store, NOW + 100) == ["gr_2"]
+    await store.database.write(lambda tx: tokens.wake(tx, "gr_1", NOW))
+    assert await due(store, NOW + 100) == ["gr_1", "gr_2"]
 
 
 # How protocols fared

@@ -33,7 +33,10 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One consent. `serial` grows at each rotation; an answer may only be written over the serial it was made for."""
+    """One consent. `serial` grows at each rotation; an answer may only be written over the serial it was made for.
+
+    `given_to` names client and provider: nobody else is ever shown its refresh token.
+    """
 
     id: str
     token_id: str
@@ -54,6 +57,7 @@ class Grant:
     intent_serial: int | None = field(default=None)
     intent_at: float = 0.0
     lease_epoch: int = 0
+    given_to: str = ""
 
     @property
     def answer_was_lost(self) -> bool:

@@ -33,6 +33,11 @@ class Registration:
     client: Client
     endpoints: Endpoints
 
+    @property
+    def name(self) -> str:
+        """Who a consent is given to, wherever the tenant and the addresses of the provider may move."""
+        return f"{self.app.client_id} at {self.provider.issuer or self.provider.token_url}"
+
 
 class SignIn:
     """Asks sign-in servers. Answers are `Answer`, or `Unreachable` when there was none."""
@@ -44,11 +49,14 @@ class SignIn:
         self._endpoints: dict[tuple[int, str], tuple[float, Endpoints]] = {}
         self._keys: dict[str, tuple[float, Mapping[str, Any]]] = {}
 
+    def described(self, app_id: str) -> tuple[StoredApp | None, Provider | None]:
+        """The registration as it is configured at the moment: to be compared with what it was."""
+        app = self._directory.now.configuration.apps.get(app_id)
+        return app, self._directory.now.providers.get(app.provider) if app else None
+
     async def registration(self, app_id: str) -> Registration | Refused | Unreachable:
         """The registration with its addresses, asked for by discovery where the provider's data lack some."""
-        snapshot = self._directory.now
-        app = snapshot.configuration.apps.get(app_id)
-        provider = snapshot.providers.get(app.provider) if app else None
+        app, provider = self.described(app_id)
         if app is None or provider is None:
             return Refused("invalid_client", description="The app registration is no longer there.")
         found = await self._find_endpoints(app, provider)

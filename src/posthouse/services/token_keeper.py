@@ -8,29 +8,37 @@ import asyncio
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
 from posthouse.model.outcome import Granted, Reason, Refused, Unreachable, Verdict
-from posthouse.model.token import Grant, Token, TokenState, pause_after_failures, refresh_at
+from posthouse.model.token import Grant, TokenState, pause_after_failures, refresh_at
 from posthouse.oauth.answer import read_token_answer
 from posthouse.oauth.refresh import refresh
-from posthouse.providers.provider import scopes_for
+from posthouse.problems import ProblemError
+from posthouse.providers.provider import Provider, scopes_for
 from posthouse.secret import Secret
 from posthouse.services.clock import Clock, as_datetime
 from posthouse.services.sign_in import DEADLINE, Registration, SignIn
 from posthouse.store import tokens
+from posthouse.store.configuration import StoredApp
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.opening import Store
+from posthouse.store.sealing import Unsealable
 
 LEASE = 3 * DEADLINE
 """Seconds a refresh lease is held: a request may take a third of it."""
 LEEWAY = 60.0
-"""An access token with less life than this is refreshed before it is handed out."""
+"""An access token with less life than this, or than half of its whole life, is refreshed before it is handed out."""
+SELDOM = 30.0
+"""Seconds between refreshes in the background, at least, however short the provider makes its tokens."""
+LONGEST_PAUSE = 3600.0
 AT_ONCE = 20
 POLL = 1.0
 PATIENCE = 45.0
 """Seconds to wait for a refresh that another process is doing."""
+SEALED = "The stored token cannot be opened: it was sealed with a key that is not here."
 
 log = structlog.get_logger("token_keeper")
 
@@ -55,10 +63,11 @@ class NoToken(Exception):
 
 @dataclass(slots=True)
 class _Unsaved:
-    """An answer that could not be written yet."""
+    """An answer that is not written yet, and whom to give it back to when nobody wants it any more."""
 
     grant: Grant
     granted: Granted
+    registration: Registration
     got_at: float
 
 
@@ -70,52 +79,86 @@ class TokenKeeper:
     sign_in: SignIn
     clock: Clock
     node_id: str
-    _cache: dict[str, AccessToken] = field(default_factory=dict)
-    _busy: dict[str, asyncio.Lock] = field(default_factory=dict)
+    _cache: dict[str, Grant] = field(default_factory=dict)
+    _refreshing: dict[str, asyncio.Task[Grant]] = field(default_factory=dict)
     _unsaved: dict[str, _Unsaved] = field(default_factory=dict)
+    _unreadable: set[str] = field(default_factory=set)
+    _tried: dict[str, tuple[StoredApp | None, Provider | None]] = field(default_factory=dict)
+    _changes: int = 1
+    _changes_seen: int = 0
+    _stopping: bool = False
 
     async def access_token(self, token_id: str, *, newer_than: int | None = None) -> AccessToken:
-        """A token that lives for another minute at least. `newer_than`: the serial of one that was refused.
+        """A token that lives for another minute, where the provider lets tokens live that long.
 
-        Raises NoToken, DatabaseUnavailable.
+        `newer_than`: the serial of one that was refused. Raises NoToken, DatabaseUnavailable.
         """
         kept = self._cache.get(token_id)
-        if kept is not None and self._is_good(kept.expires_at) and kept.serial != newer_than:
-            return kept
+        if kept is not None and self._is_good(kept) and kept.serial != newer_than:
+            return _access(kept)
         grant = await self._serving_grant(token_id)
-        if self._is_good(grant.access_expires_at) and grant.serial != newer_than:
-            return self._remember(token_id, grant)
+        if self._is_good(grant) and grant.serial != newer_than:
+            self._cache[token_id] = grant
+            return _access(grant)
+        return await self._newer(grant, refused=grant.serial == newer_than)
+
+    async def _newer(self, grant: Grant, *, refused: bool) -> AccessToken:
+        alive = grant.access_expires_at > self.clock()
+        if alive and grant.refresh_token is None:
+            return _access(grant)
         try:
-            return self._remember(token_id, await self.refresh(grant))
+            self._keep_pause(grant)
+            return _access(await self.refresh(grant))
         except NoToken as problem:
-            alive = grant.access_expires_at > self.clock() and newer_than is None
-            if problem.temporary and alive:
+            if problem.temporary and alive and not refused:
                 return _access(grant)
             raise
+
+    def _keep_pause(self, grant: Grant) -> None:
+        """After a failure the next question is asked in the background, when its time has come. Raises NoToken."""
+        if grant.failures and grant.next_refresh_at > self.clock():
+            raise NoToken(f"The sign-in server gave no answer: {grant.last_error}.", temporary=True)
+
+    def _is_good(self, grant: Grant) -> bool:
+        """Not where it comes from the future either: then the clock was put back, and its end says nothing."""
+        now = self.clock()
+        leeway = min(LEEWAY, (grant.access_expires_at - grant.refreshed_at) / 2)
+        return grant.access_expires_at - now > leeway and grant.refreshed_at <= now + LEEWAY
 
     def forget(self, token_id: str) -> None:
         """The token has changed; what was known of it is void."""
         self._cache.pop(token_id, None)
 
     async def refresh(self, grant: Grant) -> Grant:
-        """The grant with a serial above the given one, refreshed by us or by somebody else. Raises NoToken."""
-        lock = self._busy.setdefault(grant.id, asyncio.Lock())
-        try:
-            async with lock:
-                return await self._refresh_or_wait(grant)
-        finally:
-            if not lock.locked():
-                self._busy.pop(grant.id, None)
+        """The grant with a serial above the given one, refreshed by us or by somebody else. Raises NoToken.
+
+        Whoever stops waiting does not stop the refresh: its answer is written all the same.
+        """
+        while True:
+            fresh = await asyncio.shield(self._refreshing.get(grant.id) or self._begin(grant))
+            if fresh.serial > grant.serial:
+                return fresh
+
+    def _begin(self, grant: Grant) -> "asyncio.Task[Grant]":
+        task = self._refreshing[grant.id] = asyncio.create_task(self._refresh_or_wait(grant))
+        task.add_done_callback(partial(self._ended, grant.id))
+        return task
+
+    def _ended(self, grant_id: str, task: "asyncio.Task[Grant]") -> None:
+        self._refreshing.pop(grant_id, None)
+        if not task.cancelled():
+            task.exception()
 
     async def _refresh_or_wait(self, seen: Grant) -> Grant:
         give_up = self.clock() + PATIENCE
         pause = 0.02
         while True:
+            await self._write_unsaved_of(seen)
             current = await self._load(seen.id)
-            if current is None:
-                raise NoToken("The token was deleted.", temporary=False, state=TokenState.NOT_ACQUIRED)
             if current.serial != seen.serial:
                 return current
+            if current.failures > seen.failures:
+                raise NoToken(f"The sign-in server gave no answer: {current.last_error}.", temporary=True)
             lease = await self._lease(current)
             if lease is not None:
                 return await self._send(lease, answer_was_lost=current.answer_was_lost)
@@ -124,8 +167,28 @@ class TokenKeeper:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
 
-    async def _load(self, grant_id: str) -> Grant | None:
-        return await self.store.database.read(lambda tx: tokens.get_grant(tx, self.store.sealer, grant_id))
+    async def _write_unsaved_of(self, grant: Grant) -> None:
+        """What was sent before must not be sent again: its answer is here. Raises NoToken where it has to stay here."""
+        if self._stopping:
+            raise NoToken("The gateway is being stopped.", temporary=True)
+        if (unsaved := self._unsaved.get(grant.id)) is not None:
+            await self._save(unsaved)
+
+    async def _load(self, grant_id: str) -> Grant:
+        """Raises NoToken."""
+        try:
+            found = await self.store.database.read(lambda tx: tokens.get_grant(tx, self.store.sealer, grant_id))
+        except Unsealable:
+            self._cannot_read(grant_id)
+            raise NoToken(SEALED, temporary=True) from None
+        if found is None:
+            raise NoToken("The token was deleted.", temporary=False, state=TokenState.NOT_ACQUIRED)
+        return found
+
+    def _cannot_read(self, grant_id: str) -> None:
+        if grant_id not in self._unreadable:
+            self._unreadable.add(grant_id)
+            log.error("token cannot be opened", grant=grant_id)
 
     async def _lease(self, grant: Grant) -> tokens.Lease | None:
         owner = self.node_id
@@ -134,50 +197,62 @@ class TokenKeeper:
         )
 
     async def _send(self, lease: tokens.Lease, *, answer_was_lost: bool) -> Grant:
-        grant = lease.grant
-        outcome = await self._ask(grant)
+        outcome = await self._ask(lease.grant)
         match outcome:
-            case Granted():
-                return await self._keep(grant, outcome)
+            case _Unsaved():
+                return await self._keep(outcome)
             case Refused():
-                raise await self._refused(grant, outcome, answer_was_lost=answer_was_lost)
+                raise await self._refused(lease.grant, outcome, answer_was_lost=answer_was_lost)
             case Unreachable():
-                raise await self._postponed(grant, outcome)
+                sentence = f"The sign-in server gave no answer: {outcome.what}."
+                raise await self._postponed(lease.grant, outcome, sentence)
 
-    async def _ask(self, grant: Grant) -> Granted | Refused | Unreachable:
-        token = await self.store.database.read(lambda tx: tokens.get(tx, grant.token_id))
-        if token is None or grant.refresh_token is None:
-            return Refused("invalid_grant", description="There is no refresh token.")
-        registration = await self.sign_in.registration(token.app_id)
-        if not isinstance(registration, Registration):
-            return registration
-        now = as_datetime(self.clock())
-        scopes = _scopes(registration, grant)
-        request = refresh(registration.endpoints, registration.client, grant.refresh_token, now, scopes=scopes)
-        answer = await self.sign_in.ask(request, registration.provider)
-        if isinstance(answer, Unreachable):
-            return answer
-        return read_token_answer(answer, hide=request.secrets())
-
-    async def _keep(self, grant: Grant, granted: Granted) -> Grant:
-        """Write the answer down before anyone uses it; when the disk refuses, hold it here and go on trying."""
-        unsaved = _Unsaved(grant, granted, self.clock())
+    async def _ask(self, grant: Grant) -> _Unsaved | Refused | Unreachable:
+        if grant.refresh_token is None:
+            return Refused("expired_token", description="The provider gave nothing to renew it with.")
         try:
-            written = await self._write(unsaved)
+            registration = await self._registration_of(grant)
+            if not isinstance(registration, Registration):
+                return registration
+            now, scopes = as_datetime(self.clock()), _scopes(registration, grant)
+            request = refresh(registration.endpoints, registration.client, grant.refresh_token, now, scopes=scopes)
+        except (ProblemError, Unsealable) as cause:
+            return Unreachable(str(cause))
+        answer = await self.sign_in.ask(request, registration.provider)
+        outcome = answer if isinstance(answer, Unreachable) else read_token_answer(answer, hide=request.secrets())
+        return _Unsaved(grant, outcome, registration, self.clock()) if isinstance(outcome, Granted) else outcome
+
+    async def _registration_of(self, grant: Grant) -> Registration | Refused | Unreachable:
+        """Raises ProblemError, Unsealable."""
+        token = await self.store.database.read(lambda tx: tokens.get(tx, grant.token_id))
+        app_id = token.app_id if token else ""
+        self._tried[grant.token_id] = self.sign_in.described(app_id)
+        found = await self.sign_in.registration(app_id)
+        if isinstance(found, Registration) and grant.given_to not in ("", found.name):
+            return Refused("unauthorized_client", description="The consent was given to another app registration.")
+        return found
+
+    async def _keep(self, unsaved: _Unsaved) -> Grant:
+        """Write the answer down before anyone uses it; when the disk refuses, hold it here and go on trying."""
+        grant = unsaved.grant
+        self._unsaved[grant.id] = unsaved
+        await self._save(unsaved)
+        fresh = await self._load(grant.id)
+        rotated = unsaved.granted.refresh_token is not None
+        log.info("token refreshed", token=grant.token_id, serial=fresh.serial, rotated=rotated)
+        return fresh
+
+    async def _save(self, unsaved: _Unsaved) -> None:
+        """Raises NoToken where it could not be written; then it stays here."""
+        grant = unsaved.grant
+        try:
+            if not await self._write(unsaved):
+                await self._give_back(unsaved)
         except (DatabaseUnavailable, CommitUnknown) as cause:
-            self._unsaved[grant.id] = unsaved
             log.error("token answer not yet written", grant=grant.id, cause=str(cause))
             raise NoToken("The new token could not be written to the database yet.", temporary=True) from None
-        if not written:
-            await self._give_back(grant, granted)
-            raise NoToken("The token was deleted while it was being refreshed.", temporary=True)
-        fresh = await self._load(grant.id)
-        if fresh is None:
-            raise NoToken("The token was deleted.", temporary=False, state=TokenState.NOT_ACQUIRED)
-        log.info(
-            "token refreshed", token=grant.token_id, serial=fresh.serial, rotated=granted.refresh_token is not None
-        )
-        return fresh
+        if self._unsaved.get(grant.id) is unsaved:
+            del self._unsaved[grant.id]
 
     async def _write(self, unsaved: _Unsaved) -> bool:
         grant, granted = unsaved.grant, unsaved.granted
@@ -193,7 +268,7 @@ class TokenKeeper:
                 scopes=granted.scopes,
                 now=unsaved.got_at,
                 expires_at=expires_at,
-                next_refresh_at=refresh_at(unsaved.got_at, expires_at),
+                next_refresh_at=max(refresh_at(unsaved.got_at, expires_at), unsaved.got_at + SELDOM),
             )
             token = await tokens.get(tx, grant.token_id)
             if written and token is not None and token.serving_grant == grant.id:
@@ -202,116 +277,131 @@ class TokenKeeper:
 
         return await self.store.database.write(work)
 
-    async def _give_back(self, grant: Grant, granted: Granted) -> None:
-        """Nobody holds this grant any more: the new token must not live on at the provider."""
-        current = await self._load(grant.id)
-        if current is not None:
-            return
-        token = await self.store.database.read(lambda tx: tokens.get(tx, grant.token_id))
-        registration = await self.sign_in.registration(token.app_id) if token else None
-        if isinstance(registration, Registration):
-            await self.sign_in.revoke(
-                registration, granted.refresh_token or grant.refresh_token or granted.access_token
-            )
+    async def _give_back(self, unsaved: _Unsaved) -> None:
+        """Where nobody holds this grant any more the new token must not live on at the provider."""
+        grant, granted = unsaved.grant, unsaved.granted
+        try:
+            await self._load(grant.id)
+        except NoToken as problem:
+            token = granted.refresh_token or grant.refresh_token or granted.access_token
+            if not problem.temporary and not await self.sign_in.revoke(unsaved.registration, token):
+                log.warning("token not given back", token=grant.token_id)
 
     async def _refused(self, grant: Grant, refused: Refused, *, answer_was_lost: bool) -> NoToken:
-        """A clear no: the token is invalid, for a reason. The grant itself is kept until a person decides."""
+        """A clear no: the token is invalid, for a reason. The grant itself is kept until a person decides.
+
+        Where only the request was refused the token serves to its end, and the request is made again.
+        """
+        detail, again = _detail(refused), refused.verdict is Verdict.REQUEST_REFUSED
+        if again and grant.access_expires_at > self.clock():
+            return await self._postponed(grant, Unreachable(detail), f"The sign-in server refused: {detail}.")
         dead = refused.verdict is Verdict.GRANT_DEAD
         reason = Reason.ANSWER_LOST if dead and answer_was_lost else refused.reason
-        detail = _detail(refused)
+        await self._invalidate(grant, reason, detail, self.clock() + LONGEST_PAUSE if again else 0.0)
+        self.forget(grant.token_id)
+        log.warning("token refused", token=grant.token_id, error=refused.error, reason=str(reason))
+        return NoToken(detail, temporary=False, state=TokenState.INVALID)
 
+    async def _invalidate(self, grant: Grant, reason: Reason, detail: str, next_at: float) -> None:
         async def work(tx: Transaction) -> None:
             token = await tokens.get(tx, grant.token_id)
             current = await tokens.get_grant(tx, self.store.sealer, grant.id)
             if token is None or current is None or current.serial != grant.serial:
                 return
-            await tokens.postpone(tx, grant, detail, 0.0, answered=True)
+            await tokens.postpone(tx, grant, detail, next_at, answered=True)
             if token.serving_grant == grant.id:
                 await tokens.set_state(tx, token.id, TokenState.INVALID, self.clock(), str(reason), detail)
 
         await self.store.database.write(work)
-        self.forget(grant.token_id)
-        log.warning("token refused", token=grant.token_id, error=refused.error, reason=str(reason))
-        return NoToken(detail, temporary=False, state=TokenState.INVALID)
 
-    async def _postponed(self, grant: Grant, outcome: Unreachable) -> NoToken:
+    async def _postponed(self, grant: Grant, outcome: Unreachable, sentence: str) -> NoToken:
         pause = max(pause_after_failures(grant.failures + 1), outcome.retry_after or 0.0)
         answered = not outcome.outcome_unknown
-        next_at = self.clock() + min(pause, 3600.0)
+        next_at = self.clock() + min(pause, LONGEST_PAUSE)
         await self.store.database.write(lambda tx: tokens.postpone(tx, grant, outcome.what, next_at, answered=answered))
         log.warning("token refresh postponed", token=grant.token_id, what=outcome.what, seconds=round(pause))
-        return NoToken(f"The sign-in server gave no answer: {outcome.what}.", temporary=True)
+        return NoToken(sentence, temporary=True)
 
     async def _serving_grant(self, token_id: str) -> Grant:
-        async def work(tx: Transaction) -> tuple[Token | None, Grant | None]:
-            token = await tokens.get(tx, token_id)
-            if token is None or token.serving_grant is None:
-                return token, None
-            return token, await tokens.get_grant(tx, self.store.sealer, token.serving_grant)
-
-        token, grant = await self.store.database.read(work)
-        if token is None or grant is None:
+        token = await self.store.database.read(lambda tx: tokens.get(tx, token_id))
+        if token is None or token.serving_grant is None:
             state = token.state if token else TokenState.NOT_ACQUIRED
             raise NoToken("There is no token yet.", temporary=False, state=state)
         if token.state is TokenState.INVALID:
             raise NoToken(token.detail or "The token is invalid.", temporary=False, state=token.state)
-        return grant
+        return await self._load(token.serving_grant)
 
-    def _is_good(self, expires_at: float) -> bool:
-        return expires_at - self.clock() > LEEWAY
-
-    def _remember(self, token_id: str, grant: Grant) -> AccessToken:
-        self._cache[token_id] = _access(grant)
-        return self._cache[token_id]
+    # In the background
 
     async def run(self) -> None:
         """Refresh in the background what will be needed, until cancelled."""
         working: dict[str, asyncio.Task[None]] = {}
-        while True:
-            with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
-                await self._write_unsaved()
-                self._start(await self._due(), working)
-            await asyncio.sleep(POLL)
+        try:
+            while True:
+                with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
+                    await self._write_unsaved()
+                    await self._look_at_registrations()
+                    self._start(await self._due(), working)
+                await asyncio.sleep(POLL)
+        finally:
+            for task in working.values():
+                task.cancel()
+
+    def registrations_changed(self) -> None:
+        """App registrations or providers may have changed: what was refused for their sake is tried again."""
+        self._changes += 1
+
+    async def _look_at_registrations(self) -> None:
+        changes = self._changes
+        if changes != self._changes_seen:
+            await self.retry_refused_clients()
+            self._changes_seen = changes
+
+    async def retry_refused_clients(self) -> None:
+        """Tokens that were refused for the sake of their registration are due again where that has changed since."""
+        now = self.clock()
+        for token in await self.store.database.read(tokens.everything):
+            refused = token.state is TokenState.INVALID and token.reason == Reason.CLIENT_CHANGED
+            serving, described = token.serving_grant, self.sign_in.described(token.app_id)
+            if refused and serving and self._tried.get(token.id) != described:
+                await self.store.database.write(lambda tx, of=serving: tokens.wake(tx, of, now))  # type: ignore[misc]
+                self._tried[token.id] = described
 
     async def _due(self) -> list[str]:
-        now = self.clock()
-        return await self.store.database.read(lambda tx: tokens.due(tx, now, AT_ONCE))
+        now, at_most = self.clock(), AT_ONCE + len(self._unreadable)
+        return await self.store.database.read(lambda tx: tokens.due(tx, now, at_most))
 
     def _start(self, due: Iterable[str], working: dict[str, "asyncio.Task[None]"]) -> None:
         for grant_id in due:
-            if grant_id not in working and len(working) < AT_ONCE:
+            if grant_id not in working and grant_id not in self._unreadable and len(working) < AT_ONCE:
                 task = working[grant_id] = asyncio.create_task(self._refresh_in_background(grant_id))
                 task.add_done_callback(lambda _, known=grant_id: working.pop(known, None))  # type: ignore[misc]
 
     async def _refresh_in_background(self, grant_id: str) -> None:
         with contextlib.suppress(NoToken, DatabaseUnavailable, CommitUnknown):
             grant = await self._load(grant_id)
-            if grant is not None and grant.next_refresh_at <= self.clock():
+            if grant.next_refresh_at <= self.clock():
                 await self.refresh(grant)
 
-    async def retry_refused_clients(self) -> None:
-        """After app registrations have changed: tokens that were refused for their sake get another chance."""
-        for token in await self.store.database.read(tokens.everything):
-            if token.state is TokenState.INVALID and token.reason == Reason.CLIENT_CHANGED and token.serving_grant:
-                with contextlib.suppress(NoToken, DatabaseUnavailable, CommitUnknown):
-                    grant = await self._load(token.serving_grant)
-                    if grant is not None:
-                        await self.refresh(grant)
-
     async def _write_unsaved(self) -> None:
-        for grant_id, unsaved in list(self._unsaved.items()):
-            await self._write(unsaved)
-            del self._unsaved[grant_id]
+        for unsaved in list(self._unsaved.values()):
+            with contextlib.suppress(NoToken):
+                await self._save(unsaved)
 
     async def finish(self, patience: float = 30.0) -> bool:
-        """Before stopping: write what is not written. False when that did not succeed in `patience` seconds."""
-        give_up = self.clock() + patience
-        while self._unsaved and self.clock() < give_up:
-            with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
-                await self._write_unsaved()
-            if self._unsaved:
-                await asyncio.sleep(0.2)
-        return not self._unsaved
+        """Before stopping: wait for answers that are under way, and write what is not written.
+
+        False when that did not succeed in `patience` seconds.
+        """
+        self._stopping = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                if self._refreshing:
+                    await asyncio.wait(list(self._refreshing.values()))
+                while self._unsaved:
+                    await self._write_unsaved()
+                    await asyncio.sleep(0.2 if self._unsaved else 0)
+        return not self._unsaved and not self._refreshing
 
 
 def _access(grant: Grant) -> AccessToken:
@@ -319,10 +409,13 @@ def _access(grant: Grant) -> AccessToken:
 
 
 def _scopes(registration: Registration, grant: Grant) -> tuple[str, ...]:
-    if not registration.provider.scope_in_refresh:
+    """Microsoft does not name offline_access among what it has granted, and gives no new refresh token without it."""
+    provider = registration.provider
+    if not provider.scope_in_refresh:
         return ()
     resources = [scope for scope in grant.scopes if "://" in scope]
-    return tuple(resources) or scopes_for(registration.provider, ("smtp", "imap"))
+    again = [scope for scope in provider.extra_scopes if scope == "offline_access"]
+    return tuple((*resources, *again) if resources else scopes_for(provider, ("smtp", "imap")))
 
 
 def _detail(refused: Refused) -> str:

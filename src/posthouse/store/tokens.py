@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, delete, insert, literal, or_, select, update
+from sqlalchemy import bindparam, delete, insert, or_, select, update
 
 from ..model.token import Grant, Token, TokenState
 from ..secret import Secret
 from . import events
-from .compiling import insert_if_absent
+from .compiling import insert_if_absent, one_of
 from .database import Row, Transaction
 from .ids import new_id
 from .sealing import Sealer
@@ -46,6 +46,7 @@ class Lease:
 class _Sealed(msgspec.Struct, frozen=True, array_like=True):
     access: str
     refresh: str
+    given_to: str = ""
 
 
 _token_by_id = select(token).where(token.c.id == bindparam("row_id"))
@@ -98,10 +99,11 @@ _due = (
     select(grant.c.id)
     .join(token, token.c.serving_grant == grant.c.id)
     .where(grant.c.next_refresh_at <= bindparam("now"), grant.c.next_refresh_at > 0)
-    .where(token.c.state == literal(str(TokenState.ACQUIRED)))
+    .where(one_of(token.c.state, (str(TokenState.ACQUIRED), str(TokenState.INVALID))))
     .order_by(grant.c.next_refresh_at)
     .limit(bindparam("at_most"))
 )
+_wake = update(grant).where(grant.c.id == bindparam("row_id")).values(next_refresh_at=bindparam("now"))
 _lease = (
     update(grant)
     .where(
@@ -190,6 +192,12 @@ async def get(tx: Transaction, token_id: str) -> Token | None:
     return _token(row) if row else None
 
 
+async def get_for_change(tx: Transaction, token_id: str) -> Token | None:
+    """As `get`; nobody else changes it before this transaction has ended."""
+    row = await tx.one(_token_for_change, row_id=token_id)
+    return _token(row) if row else None
+
+
 async def everything(tx: Transaction) -> list[Token]:
     return [_token(row) for row in await tx.all(_tokens)]
 
@@ -245,7 +253,7 @@ async def add_grant(tx: Transaction, sealer: Sealer, new: Grant) -> None:
         id=new.id,
         token_id=new.token_id,
         serial=new.serial,
-        sealed=_seal(sealer, new.id, new.serial, new.access_token, new.refresh_token),
+        sealed=_seal(sealer, new, new.serial, new.access_token, new.refresh_token),
         issuer=new.issuer,
         subject=new.subject,
         person=new.person,
@@ -282,8 +290,13 @@ async def remove_grant(tx: Transaction, grant_id: str) -> bool:
 
 
 async def due(tx: Transaction, now: float, at_most: int) -> list[str]:
-    """Ids of serving grants that want a refresh, the most urgent first."""
+    """Ids of serving grants that want a refresh, the most urgent first; refused ones where it is worth another try."""
     return [row["id"] for row in await tx.all(_due, now=now, at_most=at_most)]
+
+
+async def wake(tx: Transaction, grant_id: str, now: float) -> None:
+    """A grant wants to be refreshed now, also one that was not to be refreshed any more."""
+    await tx.run(_wake, row_id=grant_id, now=now)
 
 
 async def lease(
@@ -333,7 +346,7 @@ async def rotate(
             _rotate,
             row_id=old.id,
             seen_serial=old.serial,
-            new_sealed=_seal(sealer, old.id, old.serial + 1, access_token, kept),
+            new_sealed=_seal(sealer, old, old.serial + 1, access_token, kept),
             new_previous=previous,
             now=now,
             new_expiry=expires_at,
@@ -374,9 +387,9 @@ async def results(tx: Transaction) -> dict[tuple[str, str], SettingResult]:
     return {(row["mailbox_id"], row["kind"]): SettingResult(**dict(row)) for row in await tx.all(_settings)}
 
 
-def _seal(sealer: Sealer, grant_id: str, serial: int, access: Secret, refresh: Secret | None) -> bytes:
-    both = _Sealed(access.reveal(), refresh.reveal() if refresh else "")
-    return sealer.seal(msgspec.json.encode(both), f"grant:{grant_id}:{serial}")
+def _seal(sealer: Sealer, of: Grant, serial: int, access: Secret, refresh: Secret | None) -> bytes:
+    both = _Sealed(access.reveal(), refresh.reveal() if refresh else "", of.given_to)
+    return sealer.seal(msgspec.json.encode(both), f"grant:{of.id}:{serial}")
 
 
 def _previous_place(grant_id: str) -> str:
@@ -425,4 +438,5 @@ def _grant(row: Row, sealer: Sealer) -> Grant:
         intent_serial=row["intent_serial"],
         intent_at=row["intent_at"],
         lease_epoch=row["lease_epoch"],
+        given_to=both.given_to,
     )
