@@ -59,7 +59,8 @@ async def until_arrived(dovecot: Dovecot, person: str, *subjects: str) -> None:
 
     async def there() -> bool:
         inbox = await asyncio.to_thread(dovecot.inbox, person)
-        found = [subject for subject in subjects for message in inbox if f"Subject: {subject}".encode() in message.splitlines()]
+        lines = [line for message in inbox for line in message.splitlines()]
+        found = [subject for subject in subjects for line in lines if line == f"Subject: {subject}".encode()]
         return sorted(found) == sorted(subjects)
 
     await until(there, f"{len(subjects)} messages in the inbox of {person}")
