@@ -329,6 +329,12 @@ def test_the_choice_of_an_account_is_forced_as_each_provider_knows_it(
     assert (query.get("access_type") == "offline") == (provider == "google")
 
 
+def test_an_openid_server_that_does_not_offer_the_choice_is_asked_for_a_new_login() -> None:
+    server = Endpoints(SERVER.token_url, authorize_url=SERVER.authorize_url)
+    attempt = code.begin(server, PUBLIC, redirect_uri=REDIRECT, scopes=["mail", "offline_access", "openid"])
+    assert query_of(attempt)["prompt"] == "consent login"
+
+
 def test_a_server_that_offers_the_choice_is_asked_for_it() -> None:
     server = Endpoints(SERVER.token_url, authorize_url=SERVER.authorize_url, prompts_supported=("select_account",))
     attempt = code.begin(server, PUBLIC, redirect_uri=REDIRECT, scopes=["mail", "offline_access"])

@@ -133,9 +133,14 @@ def exchange(endpoints: Endpoints, client: Client, attempt: Attempt, code: Code,
 
 
 def _prompt(endpoints: Endpoints, scopes: tuple[str, ...]) -> dict[str, str]:
-    """Offline access needs the consent prompt (OIDC Core section 11); account choice where the server knows it."""
+    """Nobody consents unseen as whoever happens to be signed in: an account choice where the server knows that word,
+    else a new login (OIDC Core section 3.1.2.1). Offline access needs the consent prompt as well (section 11).
+    """
     words = ["consent"] if "offline_access" in scopes else []
-    words += ["select_account"] if "select_account" in endpoints.prompts_supported else []
+    if "select_account" in endpoints.prompts_supported:
+        words.append("select_account")
+    elif "openid" in scopes:
+        words.append("login")
     return {"prompt": " ".join(words)} if words else {}
 
 
