@@ -22,7 +22,8 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 @dataclass(slots=True)
 class Liar:
-    """What it says is `says` where a verb stands in it, else what an honest server would; `heard` are the lines
+    """What it says is `says` where a verb stands in it, else what an honest server would, with what it was
+    told in the place of <line>; `heard` are the lines
     of its clients, `taken` the messages."""
 
     port: int = 0
@@ -38,7 +39,7 @@ class Liar:
         while line := await reader.readline():
             self.heard.append(line)
             verb = line[:4].decode("latin-1").strip().upper()
-            answer = self.answer(verb)
+            answer = self.answer(verb).replace(b"<line>", line.strip())
             writer.write(answer)
             if verb == "DATA" and answer.startswith(b"354"):
                 body = await reader.readuntil(b"\r\n.\r\n")

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.support.processes import Running, start, stop, wait_until
 
-PROGRAM = (sys.executable, "-m", "posthouse.cli", "serve")
+PROGRAM = (sys.executable, "-m", "posthouse.cli")
 PLAIN = ("127.0.0.1:0 plain",)
 
 
@@ -26,6 +26,7 @@ class Serving:
     listeners: int
     debug: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    program: Sequence[str] = PROGRAM
     _running: Running | None = None
     _began: int = 0
 
@@ -45,7 +46,7 @@ class Serving:
     def start(self, *, page: bool = False) -> None:
         """Returns when mail is taken, and with `page` when the page is served. Raises DidNotStart."""
         self._began = self.log.stat().st_size if self.log.exists() else 0
-        words = [*PROGRAM, "--config", str(self.config), *(["--debug"] if self.debug else [])]
+        words = [*self.program, "serve", "--config", str(self.config), *(["--debug"] if self.debug else [])]
         self._running = start("posthouse serve", words, self.log, environment=self.environment)
         wait_until(lambda: len(self.smtp_ports) == self.listeners and (not page or self._serves_page()), self._running)
 
@@ -102,13 +103,14 @@ def serving(
     more: str = "",
     debug: bool = False,
     environment: Mapping[str, str] | None = None,
+    program: Sequence[str] = PROGRAM,
 ) -> Iterator[Serving]:
     """A gateway over `data`, not started yet; killed at the end of the block. `more` is put before [listen]."""
     config = directory / "posthouse.toml"
     places = ", ".join(f'"{place}"' for place in smtp)
     listen = f'[listen]\nweb = "{web}"\nsmtp = [{places}]\nimap = []\npop3 = []\n'
     config.write_text(f'data = "{data}"\n{more}\n{listen}')
-    made = Serving(config, data, len(smtp), debug, environment or {})
+    made = Serving(config, data, len(smtp), debug, environment or {}, program)
     try:
         yield made
     finally:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posthouse.model.endpoint import Endpoint
-from posthouse.net.channel import Channel
+from posthouse.net.channel import Channel, ChannelClosed
 from posthouse.net.connect import ConnectFailed, client_context, connect, upgrade
 from posthouse.net.drive import next_event
 from posthouse.protocol import sasl
@@ -58,6 +58,8 @@ class ImapSession:
             return await next_event(self.engine, self.channel, self.timeout)
         except TimeoutError:
             raise UpstreamFailed("time", "the server did not answer in time") from None
+        except ChannelClosed:
+            raise UpstreamFailed("lost", "the server broke off") from None
 
 
 async def open_imap(endpoint: Endpoint, login: Login, *, ca_file: str = "", timeout: float = 30.0) -> ImapSession:
@@ -73,6 +75,9 @@ async def open_imap(endpoint: Endpoint, login: Login, *, ca_file: str = "", time
         if endpoint.tls == "starttls":
             await _start_tls(session, endpoint, context)
         await _log_in(session, endpoint, login)
+    except UpstreamFailed as failed:
+        channel.abort()
+        raise failed.without(login.secret) from None
     except BaseException:
         channel.abort()
         raise

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from posthouse.model.endpoint import Endpoint
-from posthouse.net.channel import Channel
+from posthouse.net.channel import Channel, ChannelClosed
 from posthouse.net.connect import ConnectFailed, client_context, connect, upgrade
 from posthouse.net.drive import next_event
 from posthouse.protocol import sasl
@@ -43,6 +43,8 @@ class PopSession:
             event = cast(Event, await next_event(self.engine, self.channel, self.timeout))
         except TimeoutError:
             raise UpstreamFailed("time", "the server did not answer in time") from None
+        except ChannelClosed:
+            raise UpstreamFailed("lost", "the server broke off") from None
         if isinstance(event, Disconnected | ProtocolError):
             raise UpstreamFailed("lost", event.text if isinstance(event, ProtocolError) else "the server broke off")
         return event
@@ -72,6 +74,9 @@ async def open_pop(endpoint: Endpoint, login: Login, *, ca_file: str = "", timeo
         if endpoint.tls == "starttls":
             await _start_tls(session, endpoint, context)
         await _log_in(session, endpoint, login)
+    except UpstreamFailed as failed:
+        channel.abort()
+        raise failed.without(login.secret) from None
     except BaseException:
         channel.abort()
         raise

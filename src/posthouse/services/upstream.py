@@ -1,8 +1,10 @@
 """A conversation with the provider's submission server, from connecting to being logged in, and message by message."""
 
+import re
 import ssl
+from base64 import b64decode
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -32,6 +34,8 @@ from posthouse.protocol.smtp_reply import Reply
 from posthouse.secret import Secret
 
 E = TypeVar("E", bound=Event)
+_WORD = re.compile(r"[^\s\"',;:<>()\[\]{}]+")
+_NO_LETTER = re.compile(r"[^A-Za-z0-9+/]")
 BODY_TIMEOUT = 600.0
 """Seconds to wait for the verdict after the end of a message (RFC 5321 section 4.5.3.2.6)."""
 
@@ -60,6 +64,29 @@ class UpstreamFailed(Exception):
         self.reply = reply
         self.challenge = challenge
         self.unknown = unknown
+
+    def without(self, secret: Secret) -> "UpstreamFailed":
+        """The same, where the server says back what it was told: that must not come into a log."""
+        reply = self.reply and replace(self.reply, text=_hidden(secret, self.reply.text))
+        text, challenge = _hidden(secret, self.text), _hidden(secret, self.challenge)
+        return UpstreamFailed(self.stage, text, reply=reply, challenge=challenge, unknown=self.unknown)
+
+
+def _hidden(secret: Secret, text: str) -> str:
+    return _WORD.sub(lambda word: "…" if _shows(secret, word[0]) else word[0], text)
+
+
+def _shows(secret: Secret, word: str) -> bool:
+    """Also in Base64, as in an AUTH command."""
+    plain = secret.reveal()
+    return bool(plain) and (plain in word or plain.encode() in _decoded(word))
+
+
+def _decoded(word: str) -> bytes:
+    """What is Base64 in a word, as far as it is; the rest of it is nonsense."""
+    letters = _NO_LETTER.sub("", word)
+    whole = letters[: len(letters) - (len(letters) % 4 == 1)]
+    return b64decode(whole + "=" * (-len(whole) % 4))
 
 
 @dataclass(slots=True)
@@ -170,6 +197,9 @@ async def open_smtp(
     session = SmtpSession(channel, engine, timeout)
     try:
         await _prepare(session, endpoint, context, login)
+    except UpstreamFailed as failed:
+        channel.abort()
+        raise failed.without(login.secret) from None
     except BaseException:
         channel.abort()
         raise
