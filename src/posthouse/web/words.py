@@ -139,7 +139,7 @@ SENTENCES = (
     N_("Not accepted: {what}."),
     N_("The mailbox or its token was removed meanwhile."),
     N_("The token was deleted."),
-    N_("The token was deleted while it was being refreshed."),
+    N_("The gateway is being stopped."),
     N_("Another process is refreshing the token and has not finished."),
     N_("The new token could not be written to the database yet."),
     N_("The sign-in server gave no answer: {what}."),
