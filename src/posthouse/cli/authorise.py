@@ -20,8 +20,17 @@ PROGRESS = {
     epilog="Example:  posthouse authorise support@example.com --method device",
 )
 @click.argument("address")
-@click.option("--method", type=click.Choice((*BUILT, "paste", "app", "link")), help="How to sign in.")
-@click.option("--for", "purpose", type=click.Choice(("sending", "receiving", "notices")), help="For which settings.")
+@click.option(
+    "--method",
+    type=click.Choice((*BUILT, "paste", "app", "link")),
+    help="How to sign in; paste, app and link are not yet available.",
+)
+@click.option(
+    "--for",
+    "purpose",
+    type=click.Choice(("sending", "receiving", "notices")),
+    help="For which settings; as yet all of a mailbox share one token.",
+)
 @click.option("--no-wait", is_flag=True, help="Print where to sign in, and end.")
 @calling()
 def authorise(call: Call, address: str, method: str | None, purpose: str | None, no_wait: bool) -> int:

@@ -16,7 +16,7 @@ def status(call: Call) -> int:
     waiting = any(count for state, count in data["tokens"].items() if state != "acquired")
     call.show(data, _tell)
     if waiting and not call.as_json:
-        click.echo("Somebody has to sign in; posthouse mailbox list tells for what.")
+        click.echo("Somebody has to sign in. For which mailbox: posthouse mailbox list")
     return 1 if waiting else 0
 
 

@@ -22,7 +22,7 @@ def _purpose(command: "Callable[..., Any]") -> "Callable[..., Any]":
         "--for",
         "purpose",
         type=click.Choice(("sending", "receiving", "notices")),
-        help="Which settings' token; they share one unless told otherwise.",
+        help="Which settings' token; as yet all of a mailbox share one.",
     )(command)
 
 
