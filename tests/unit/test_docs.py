@@ -10,14 +10,22 @@ import click
 import pytest
 
 from posthouse.cli.commands import ALIASES, COMMANDS, LazyGroup, posthouse
+from posthouse.model.headers import HEADER_LIMIT
+from posthouse.model.message import DEADLINE
 from posthouse.model.outcome import Reason
+from posthouse.protocol.smtp_server import ServerPolicy
 from posthouse.providers.applied import _KEYS as PROVIDER_KEYS
 from posthouse.providers.applied import from_apply
 from posthouse.providers.provider import Limits, built_in
 from posthouse.services.apply_file import parse
 from posthouse.services.apply_values import NAMES, SECRETS, VALUES
+from posthouse.services.authorise import BROWSER_LIFE
+from posthouse.services.entrance import LINK_LIFE
+from posthouse.services.intake import MOST_RECIPIENTS
+from posthouse.services.submission import IDLE
 from posthouse.settings import _OVERRIDES as SETTINGS
 from posthouse.settings import read_settings
+from posthouse.web.pages.signing_in import SESSION_LIFE
 from posthouse.web.words import ATTEMPT_STATES, JOURNAL_KINDS, TOKEN_REASONS, TOKEN_STATES
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +160,23 @@ def test_every_variable_in_it_exists(page: Path) -> None:
 )
 def test_the_reference_knows_every_word_of_the_api(words: Any) -> None:
     assert [str(word) for word in words if f"`{word}`" not in REFERENCE] == []
+
+
+def test_the_reference_tells_the_limits_of_the_code() -> None:
+    section = REFERENCE.partition("## Limits")[2].partition("\n## ")[0]
+    rows = dict(line.strip("| ").split(" | ", 1) for line in section.splitlines() if line.startswith("| "))
+    policy = ServerPolicy("here")
+    assert rows["message"].startswith(f"{policy.size_limit:,} octets")
+    assert f"header {HEADER_LIMIT // 1024} KB" in rows["message"]
+    assert rows["recipients of a message"] == str(policy.max_recipients) == str(MOST_RECIPIENTS)
+    assert rows["wrong commands and logins on one connection"] == str(policy.max_errors)
+    assert rows["commands without an accepted message"] == str(policy.max_commands)
+    assert rows["silence of an SMTP client"].startswith(f"{IDLE / 60:.0f} minutes")
+    assert rows["attempts for a message"].startswith(f"for {DEADLINE / 86_400:.0f} days")
+    assert (
+        rows["browser sign-in, sign-in link"] == f"{BROWSER_LIFE / 60:.0f} minutes" == f"{LINK_LIFE / 60:.0f} minutes"
+    )
+    assert rows["session on the page"] == f"{SESSION_LIFE / 3600:.0f} hours"
 
 
 def anchors(page: Path) -> set[str]:
