@@ -27,6 +27,7 @@ from posthouse.services.device_login import DeviceLogins
 from posthouse.services.directory import Directory
 from posthouse.services.dispatcher import Dispatcher
 from posthouse.services.following import Following
+from posthouse.services.giving_back import GivingBack
 from posthouse.services.sign_in import SignIn
 from posthouse.services.submission import Door, Submission
 from posthouse.services.token_keeper import TokenKeeper
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 DRAIN = 10.0
 """Seconds that conversations get to end when the gateway is stopped."""
-LOOK_AFTER = 1.0
 SWEEP = 3600.0
 LOCK_TRIES, LOCK_PAUSE = 30, 0.1
 
@@ -99,21 +99,15 @@ class Gateway:
             ("following", parts.following.run),
             ("token keeper", parts.keeper.run),
             ("dispatcher", parts.dispatcher.run),
-            ("authorisations", self._look_after),
+            ("authorisations", parts.authorise.run),
             ("retired grants", self._sweep_grants),
         ):
             self._tasks.append(asyncio.create_task(_watched(name, work), name=name))
 
-    async def _look_after(self) -> None:
-        while True:
-            with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
-                await self.parts.authorise.look_after()
-            await asyncio.sleep(LOOK_AFTER)
-
     async def _sweep_grants(self) -> None:
         while True:
             with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
-                await self.parts.authorise.sweep()
+                await self.parts.authorise.giving_back.sweep()
             await asyncio.sleep(SWEEP)
 
     async def start_web(self) -> None:
@@ -222,7 +216,16 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
         store=store,
         directory=directory,
         keeper=keeper,
-        authorise=Authorise(store, directory, sign_in, clock, settings.external_url, hostname),
+        authorise=Authorise(
+            store,
+            directory,
+            sign_in,
+            keeper,
+            GivingBack(store, sign_in, clock),
+            clock,
+            settings.external_url,
+            hostname,
+        ),
         credentials=credentials,
         dispatcher=dispatcher,
         submission=Submission(store, directory, logins, clock, hostname, dispatcher.accepted),

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, select, update
 
 from posthouse.store import authorisations
 from posthouse.store.authorisations import Authorisation
@@ -13,6 +13,7 @@ from posthouse.store.tables import authorisation
 from tests.contract.making import NOW, Site, together
 
 _raw = select(authorisation).where(authorisation.c.id == bindparam("row_id"))
+_spoil = update(authorisation).where(authorisation.c.id == bindparam("row_id")).values(sealed=bindparam("new"))
 ATTEMPT = Authorisation(
     id="au_1",
     mailbox_id="mb_1",
@@ -186,3 +187,26 @@ async def test_the_attempts_of_a_mailbox_are_listed_newest_first(store: Store) -
     await add(store, replace(ATTEMPT, id="au_other", mailbox_id="mb_2"))
     found = await store.database.read(lambda tx: authorisations.of_mailbox(tx, store.sealer, "mb_1"))
     assert [each.id for each in found] == [f"au_{number}" for number in range(24, 4, -1)]
+
+
+async def waits(store: Store, now: float) -> bool:
+    return await store.database.read(lambda tx: authorisations.waits(tx, ATTEMPT.token_id, now))
+
+
+async def test_a_token_is_waited_for_until_the_sign_in_has_expired_or_what_came_of_it_has_ended(store: Store) -> None:
+    assert not await waits(store, NOW)
+    begun = await add(store)
+    assert await waits(store, ATTEMPT.expires_at - 1)
+    assert not await waits(store, ATTEMPT.expires_at)
+    assert await permit(store, begun)
+    assert await waits(store, ATTEMPT.expires_at + 9000)
+    assert await advance(store, await get(store), "refused")
+    assert not await waits(store, NOW)
+
+
+async def test_an_attempt_that_cannot_be_opened_is_told_without_its_secrets(store: Store) -> None:
+    await add(store, replace(ATTEMPT, id="au_2"))
+    await add(store)
+    await store.database.write(lambda tx: tx.run(_spoil, row_id="au_2", new=b"spoilt"))
+    found = await store.database.read(lambda tx: authorisations.to_poll(tx, store.sealer, NOW + 5))
+    assert {each.id: each.secrets for each in found} == {"au_1": ATTEMPT.secrets, "au_2": {}}

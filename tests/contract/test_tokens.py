@@ -176,7 +176,46 @@ async def test_a_deleted_token_takes_its_grants_with_it(store: Store) -> None:
     assert (await grant_of(store, "gr_3")).token_id == "another"
 
 
+async def test_a_state_can_be_told_again(store: Store) -> None:
+    token = await ensure(store)
+    await set_state(store, token.id, TokenState.ACQUIRED, NOW + 1)
+    assert await store.database.write(
+        lambda tx: tokens.set_state(tx, token.id, TokenState.ACQUIRED, NOW + 9, again=True)
+    )
+    assert await event_kinds(store) == ["token.acquired", "token.acquired"]
+    assert (await current(store, token.id)).since == NOW + 1
+
+
 # Grants
+
+
+async def test_a_grant_that_is_taken_is_gone_and_many_who_take_it_get_it_once(site: Site) -> None:
+    nodes = await site.nodes(4)
+    await add_consent(nodes[0], consent())
+    taken = await together(
+        store.database.write(lambda tx, of=store: tokens.take_grant(tx, of.sealer, "gr_1"))  # type: ignore[misc]
+        for store in nodes
+    )
+    assert [grant for grant in taken if grant is not None] == [consent()]
+
+
+async def test_all_grants_of_a_token_are_taken_also_those_that_cannot_be_opened(store: Store) -> None:
+    for name, of in (("gr_1", "tk_1"), ("gr_2", "tk_1"), ("gr_3", "another")):
+        await add_consent(store, consent(name, of))
+    await store.database.write(lambda tx: tx.run(_put, row_id="gr_1", new=b"spoilt"))
+    taken = await store.database.write(lambda tx: tokens.take_grants(tx, store.sealer, "tk_1"))
+    assert [grant.id for grant in taken] == ["gr_2"]
+    assert await store.database.read(lambda tx: tokens.get_grant(tx, store.sealer, "gr_1")) is None
+    assert (await grant_of(store, "gr_3")).token_id == "another"
+
+
+async def test_grants_that_another_took_the_place_of_are_retired_after_a_while(store: Store) -> None:
+    token = await ensure(store)
+    for name in ("gr_1", "gr_2", "gr_3"):
+        await add_consent(store, consent(name, token.id))
+    await point(store, token, "gr_1", "gr_2")
+    assert await store.database.read(lambda tx: tokens.retired(tx, NOW)) == []
+    assert await store.database.read(lambda tx: tokens.retired(tx, NOW + 1)) == [("gr_3", token.id)]
 
 
 async def test_a_grant_is_read_as_it_was_given(store: Store) -> None:

@@ -48,9 +48,9 @@ class House:
     def parts(self) -> Parts:
         return self.gateway.parts
 
-    async def apply(self, text: str) -> None:
+    async def apply(self, text: str, *, prune: bool = False) -> None:
         wanted = parse(text, "mail.toml", {})
-        report = await apply(self.parts.store, wanted, self.clock())
+        report = await apply(self.parts.store, wanted, self.clock(), prune=prune)
         self.passwords |= report.generated
         await self.parts.directory.refresh()
 

@@ -3,9 +3,10 @@
 The old grant serves until the new one has proved itself. Every step is a row, so that a restart goes on where it was.
 """
 
+import asyncio
 import contextlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,7 +20,6 @@ from posthouse.oauth.answer import read_token_answer
 from posthouse.oauth.identity import (
     Identity,
     Mismatch,
-    Person,
     Same,
     Untrusted,
     identity_from_introspection,
@@ -32,31 +32,44 @@ from posthouse.oauth.message import Answer
 from posthouse.oauth.userinfo import read_userinfo, userinfo
 from posthouse.problems import ProblemError, problem
 from posthouse.providers.catalogue import explain_token_error
-from posthouse.providers.provider import scopes_for
+from posthouse.providers.provider import Provider, scopes_for
 from posthouse.secret import Secret
 from posthouse.services import switching
 from posthouse.services.clock import Clock, as_datetime
 from posthouse.services.credentials import Way
-from posthouse.services.directory import Directory
+from posthouse.services.directory import Directory, Snapshot
+from posthouse.services.giving_back import GivingBack
 from posthouse.services.proving import Proof, prove
-from posthouse.services.sign_in import Registration, SignIn
+from posthouse.services.sign_in import DEADLINE, Registration, SignIn
+from posthouse.services.token_keeper import NoToken, TokenKeeper
 from posthouse.services.upstream import Login
 from posthouse.store import authorisations, tokens
 from posthouse.store.authorisations import Authorisation
-from posthouse.store.database import Transaction
+from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.ids import new_id
 from posthouse.store.opening import Store
-from posthouse.store.sealing import fingerprint
+from posthouse.store.sealing import Unsealable, fingerprint
 
 BROWSER_LIFE = 900.0
 """Seconds a person has to finish a browser sign-in."""
-RETIRED_LIFE = 7 * 86_400.0
-"""Seconds a grant that was replaced is kept, so that one can go back to it."""
 PROVING_LIFE = 86_400.0
 """Seconds a grant that could not be proved yet is kept."""
+TURN = 60.0
+"""Seconds for which whoever looks after an attempt has it to itself; after a crash another one goes on then."""
+PROOF_TIME = 45.0
+PROOFS_AT_ONCE = 4
+LOOK_AFTER = 1.0
 Method = Literal["browser", "device"]
 
 log = structlog.get_logger("authorise")
+
+
+Proofs = Mapping[str, Sequence[Proof]]
+"""By mailbox id."""
+
+
+class _Overtaken(Exception):
+    """Somebody else has changed it meanwhile: undoes the transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +93,8 @@ class Authorise:
     store: Store
     directory: Directory
     sign_in: SignIn
+    keeper: TokenKeeper
+    giving_back: GivingBack
     clock: Clock
     external_url: str
     hostname: str
@@ -221,7 +236,7 @@ class Authorise:
                 "This answer does not belong to a sign-in that was begun in this browser.",
                 "Begin the sign-in again, and finish it in the same browser.",
             )
-        if found.state != "started" or found.expires_at < self.clock():
+        if found.state != "started" or found.expires_at < self.clock() or not found.secrets:
             raise problem("sign-in.used", "This sign-in is over already.", "Begin again if it did not succeed.")
         registration = await self._registration_of(found)
         attempt = self._attempt(found)
@@ -258,28 +273,56 @@ class Authorise:
 
     # Looking after what is under way
 
+    async def run(self) -> None:
+        """Look after what is under way, every second, until cancelled; what takes long holds nothing else up."""
+        rounds: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                round_ = asyncio.create_task(self.look_after())
+                rounds.add(round_)
+                round_.add_done_callback(rounds.discard)
+                await asyncio.sleep(LOOK_AFTER)
+        finally:
+            await self._finish(rounds)
+
+    async def _finish(self, rounds: "set[asyncio.Task[None]]") -> None:
+        """An answer that is under way is waited for: a device code gives its token only once."""
+        if rounds:
+            _, late = await asyncio.wait(rounds, timeout=DEADLINE)
+            for round_ in late:
+                round_.cancel()
+
     async def look_after(self) -> None:
-        """Everything that is due: device codes to ask about, grants to prove, attempts to end. Called every second."""
+        """Everything that is due: device codes to ask about, grants to prove, attempts to end."""
         now = self.clock()
-        due = await self.store.database.read(lambda tx: authorisations.to_poll(tx, self.store.sealer, now))
-        for found in due:
-            with contextlib.suppress(ProblemError):
-                await self._look_after_one(found, now)
+        with contextlib.suppress(DatabaseUnavailable):
+            due = await self.store.database.read(lambda tx: authorisations.to_poll(tx, self.store.sealer, now))
+            await asyncio.gather(*(self._look_after_safely(found, now) for found in due))
+
+    async def _look_after_safely(self, found: Authorisation, now: float) -> None:
+        """One that cannot go on must not keep the others from it; its next turn comes by itself."""
+        try:
+            await self._look_after_one(found, now)
+        except (ProblemError, DatabaseUnavailable, CommitUnknown, Unsealable) as cause:
+            log.warning("authorisation interrupted", authorisation=found.id, cause=str(cause))
 
     async def _look_after_one(self, found: Authorisation, now: float) -> None:
-        turn = now + max(found.poll_interval, 30.0)
+        turn = now + max(found.poll_interval, TURN)
         if not await self.store.database.write(lambda tx: authorisations.claim_poll(tx, found, turn)):
             return
         found = replace(found, version=found.version + 1, poll_at=turn)
         if found.state in ("permitted", "proving") and found.grant_id:
             await self._judge(found)
-        elif found.expires_at <= now:
+        elif found.expires_at <= now or found.state == "unverified":
             await self._end(found, "expired", "expired", "Nobody finished this sign-in in time.")
         elif found.method == "device" and found.state == "started":
             await self._poll(found)
 
     async def _poll(self, found: Authorisation) -> None:
         registration = await self._registration_of(found)
+        if "device_code" not in found.secrets:
+            await self._end(found, "refused", "gone", "What was stored of this sign-in cannot be read.")
+            return
         request = device.poll(
             registration.endpoints,
             registration.client,
@@ -307,53 +350,69 @@ class Authorise:
         if not isinstance(outcome, Granted):
             explained = _problem_of(outcome, registration.provider.family).problems[0]
             return await self._end(found, "refused", "refused", str(explained))
-        grant = _new_grant(found, outcome, self.clock())
-        await self._store_pending(found, grant, outcome, nonce)
+        grant = _new_grant(found, registration, outcome, self.clock())
+        if not await self._store_pending(found, grant, outcome, nonce):
+            await self.giving_back.revoke(registration.app.id, [grant])
+            return await self._end(found, "refused", "gone", "The mailbox or its token was removed meanwhile.")
         return await self._judge(await self._reload(found))
 
-    async def _store_pending(self, found: Authorisation, grant: Grant, granted: Granted, nonce: Secret | None) -> None:
-        """The consent is on disk before anything is done with it, with what the comparison of persons needs."""
+    async def _store_pending(self, found: Authorisation, grant: Grant, granted: Granted, nonce: Secret | None) -> bool:
+        """The consent is on disk before anything is done with it, with what the comparison of persons needs.
+
+        False where nobody waits for it any more.
+        """
         kept = {"id_token": granted.id_token.reveal()} if granted.id_token else {}
         if nonce is not None:
             kept["nonce"] = nonce.reveal()
+        now = self.clock()
 
-        async def work(tx: Transaction) -> None:
+        async def work(tx: Transaction) -> bool:
+            token = await tokens.get_for_change(tx, found.token_id)
+            if token is None or not await authorisations.permit(
+                tx, self.store.sealer, found, grant_id=grant.id, secrets=kept, poll_at=now + TURN
+            ):
+                return False
             await tokens.add_grant(tx, self.store.sealer, grant)
-            await authorisations.permit(
-                tx, self.store.sealer, found, grant_id=grant.id, secrets=kept, poll_at=self.clock()
-            )
-            token = await tokens.get(tx, found.token_id)
-            if token is not None:
-                await tokens.point(tx, token, serving=token.serving_grant, pending=grant.id, pinned=token.pinned)
-                if token.state is not TokenState.ACQUIRED and token.state is not TokenState.INVALID:
-                    await tokens.set_state(tx, token.id, TokenState.WAITING, self.clock(), "acquiring")
+            await tokens.point(tx, token, serving=token.serving_grant, pending=grant.id, pinned=token.pinned)
+            if token.state not in (TokenState.ACQUIRED, TokenState.INVALID):
+                await tokens.set_state(tx, token.id, TokenState.WAITING, now, "acquiring")
+            return True
 
-        await self.store.database.write(work)
+        return await self.store.database.write(work)
 
     async def _judge(self, found: Authorisation) -> Authorisation:
         """Who signed in? Then prove it."""
+        if found.state not in ("permitted", "proving"):
+            return found
         loaded = await self._load(found)
         if loaded is None:
             return await self._end(found, "refused", "gone", "The mailbox or its token was removed meanwhile.")
         token, grant, mailbox, registration = loaded
+        try:
+            grant = await self.keeper.fresh(grant)
+        except NoToken as why:
+            return await self._without_token(found, why)
         if found.state == "permitted":
-            identity = await self._identify(registration, grant, found)
-            if isinstance(identity, Unreachable):
-                return await self._advance(found, "permitted", poll_at=self.clock() + 10.0, detail=identity.what)
-            if isinstance(identity, Untrusted):
-                await self._throw_away(registration, grant, token)
-                return await self._end(found, "refused", "id_token_not_trusted", f"Not accepted: {identity.why}.")
-            person = same_person(mailbox.expected_names, identity, token.pinned)
-            settled = await self._settle(found, registration, token, grant, identity, person)
-            if settled is not None:
-                return settled
-            found = replace(found, version=found.version + 1, state="proving")
-        return await self._prove(found, registration, token)
+            found = await self._settle(found, registration, token, grant, mailbox)
+        return await self._prove(found, registration, token, grant) if found.state == "proving" else found
+
+    async def _without_token(self, found: Authorisation, why: NoToken) -> Authorisation:
+        """What was consented to could not be renewed before it was proved."""
+        if why.temporary and not self._took_too_long(found):
+            return await self._advance(found, found.state, detail=why.sentence, poll_at=self.clock() + TURN)
+        return await self._end(found, "refused", "not_proved", why.sentence)
+
+    def _took_too_long(self, found: Authorisation) -> bool:
+        return found.created_at + PROVING_LIFE < self.clock()
 
     async def _load(self, found: Authorisation) -> tuple[Token, Grant, Mailbox, Registration] | None:
+        """Raises ProblemError where the provider does not answer."""
+
         async def work(tx: Transaction) -> tuple[Token | None, Grant | None]:
-            grant = await tokens.get_grant(tx, self.store.sealer, found.grant_id or "")
-            return await tokens.get(tx, found.token_id), grant
+            token, grant = await tokens.get(tx, found.token_id), None
+            with contextlib.suppress(Unsealable):
+                grant = await tokens.get_grant(tx, self.store.sealer, found.grant_id or "")
+            return token, grant
 
         token, grant = await self.store.database.read(work)
         users = self.directory.now.users_of_token(found.token_id)
@@ -370,7 +429,7 @@ class Authorise:
     ) -> Identity | Untrusted | Unreachable | None:
         """By ID token, else by introspection, else by userinfo; None where the provider does not tell."""
         if id_token := found.secrets.get("id_token"):
-            return await self._by_id_token(registration, Secret(id_token), found)
+            return await self._by_id_token(registration, Secret(id_token), found, grant.obtained_at)
         now = as_datetime(self.clock())
         if (request := introspect(registration.endpoints, registration.client, grant.access_token, now)) is not None:
             answer = await self.sign_in.ask(request, registration.provider)
@@ -382,12 +441,14 @@ class Authorise:
         if (request := userinfo(registration.endpoints, grant.access_token)) is not None:
             answer = await self.sign_in.ask(request, registration.provider)
             claims = read_userinfo(answer) if isinstance(answer, Answer) else answer
-            if not isinstance(claims, Refused | Unreachable):
+            if isinstance(claims, Unreachable):
+                return claims
+            if not isinstance(claims, Refused):
                 return identity_from_userinfo(claims, registration.endpoints.issuer)
         return None
 
     async def _by_id_token(
-        self, registration: Registration, id_token: Secret, found: Authorisation
+        self, registration: Registration, id_token: Secret, found: Authorisation, received_at: float
     ) -> Identity | Untrusted | Unreachable:
         """With a key that is not known the key set may be old: it is fetched again, once."""
         nonce = Secret(found.secrets["nonce"]) if "nonce" in found.secrets else None
@@ -401,114 +462,87 @@ class Authorise:
                 issuer=registration.endpoints.issuer,
                 client_id=registration.client.client_id,
                 nonce=nonce,
-                now=as_datetime(self.clock()),
+                now=as_datetime(received_at),
             )
             if not (isinstance(identity, Untrusted) and identity.unknown_key):
                 break
         return identity
 
     async def _settle(
-        self,
-        found: Authorisation,
-        registration: Registration,
-        token: Token,
-        grant: Grant,
-        identity: Identity | None,
-        person: Person,
-    ) -> Authorisation | None:
-        """End it for the wrong person, wait for a confirmation, or go on to the proof (None)."""
-        name = identity.names[0] if identity and identity.names else ""
+        self, found: Authorisation, registration: Registration, token: Token, grant: Grant, mailbox: Mailbox
+    ) -> Authorisation:
+        """The attempt as it stands once we know who signed in: over, waiting for a confirmation, or to be proved."""
+        identity = await self._identify(registration, grant, found)
+        if isinstance(identity, Unreachable) and not self._took_too_long(found):
+            return await self._advance(found, "permitted", poll_at=self.clock() + 10.0, detail=identity.what)
+        if isinstance(identity, Untrusted):
+            return await self._end(found, "refused", "id_token_not_trusted", f"Not accepted: {identity.why}.")
+        known = None if isinstance(identity, Unreachable) else identity
+        person = same_person(mailbox.expected_names, known, token.pinned)
         if isinstance(person, Mismatch):
             sentence = f"{person.got} signed in, expected was {person.expected}."
-            await self._throw_away(registration, grant, token)
             return await self._end(found, "refused", "wrong_person", sentence)
-        pin = person.pin or ("", "")
+        name, pin = known.names[0] if known and known.names else "", person.pin or ("", "")
         await self.store.database.write(lambda tx: tokens.identify(tx, grant.id, pin[0], pin[1], name))
         if isinstance(person, Same):
-            await self._advance(found, "proving", reason="", detail="")
-            return None
+            return await self._advance(found, "proving", reason="", detail="")
         sentence = "The provider does not say who signed in: confirm that it was the right person."
-        return await self._advance(found, "unverified", reason="person_not_verified", detail=sentence, poll_at=0.0)
+        until = self.clock() + PROVING_LIFE
+        return await self._advance(found, "unverified", reason="person_not_verified", detail=sentence, poll_at=until)
 
     async def confirm_person(self, authorisation_id: str) -> Authorisation:
         """An administrator says that the right person signed in. Raises ProblemError."""
         found = await self.store.database.read(lambda tx: authorisations.get(tx, self.store.sealer, authorisation_id))
         if found is None or found.state != "unverified":
             raise problem("sign-in.not-waiting", "This sign-in does not wait for a confirmation.")
-        advanced = await self._advance(found, "proving", reason="", detail="", poll_at=self.clock())
+        advanced = await self._advance(found, "proving", reason="", detail="", poll_at=self.clock() + TURN)
         return await self._judge(advanced)
-
-    async def _throw_away(self, registration: Registration, grant: Grant, token: Token) -> None:
-        """The grant of the wrong person dies at the provider as well, where it has a door for that."""
-        await self.sign_in.revoke(registration, grant.refresh_token or grant.access_token)
-
-        async def work(tx: Transaction) -> None:
-            await tokens.remove_grant(tx, grant.id)
-            current = await tokens.get(tx, token.id)
-            if current is not None and current.pending_grant == grant.id:
-                await tokens.point(tx, current, serving=current.serving_grant, pending=None, pinned=current.pinned)
-
-        await self.store.database.write(work)
-
-    async def _throw_away_grant(self, found: Authorisation) -> None:
-        loaded = await self._load(found)
-        if loaded is not None:
-            token, grant, _, registration = loaded
-            await self._throw_away(registration, grant, token)
-
-    async def sweep(self) -> int:
-        """Give back and forget grants that have been out of service for a week; how many."""
-        before = self.clock() - RETIRED_LIFE
-        sealer = self.store.sealer
-        retired = await self.store.database.read(lambda tx: tokens.retired(tx, sealer, before))
-        for grant in retired:
-            token = await self.store.database.read(lambda tx, of=grant.token_id: tokens.get(tx, of))  # type: ignore[misc]
-            registration = await self.sign_in.registration(token.app_id if token else "")
-            if token is not None and isinstance(registration, Registration):
-                await self._throw_away(registration, grant, token)
-        return len(retired)
 
     # The proof
 
-    async def _prove(self, found: Authorisation, registration: Registration, token: Token) -> Authorisation:
-        grant = await self.store.database.read(lambda tx: tokens.get_grant(tx, self.store.sealer, found.grant_id or ""))
-        if grant is None:
-            return await self._end(found, "refused", "gone", "The token was deleted meanwhile.")
+    async def _prove(
+        self, found: Authorisation, registration: Registration, token: Token, grant: Grant
+    ) -> Authorisation:
         proofs = await self._proofs(registration, token, grant)
         await self._write_results(proofs)
-        if not proofs or any(proof.verdict == "proved" for _, proof in proofs):
-            return await self._promote(found, grant)
-        worst = next((proof for _, proof in proofs if proof.verdict == "refused"), proofs[0][1])
+        made = [proof for of_mailbox in proofs.values() for proof in of_mailbox]
+        if not made or any(proof.verdict == "proved" for proof in made):
+            return await self._promote(found, grant, proofs)
+        worst = next((proof for proof in made if proof.verdict == "refused"), made[0])
         return await self._wait_for_proof(found, worst)
 
-    async def _proofs(self, registration: Registration, token: Token, grant: Grant) -> list[tuple[Mailbox, Proof]]:
-        snapshot, provider = self.directory.now, registration.provider
-        found = []
-        for mailbox in snapshot.users_of_token(token.id):
-            for protocol in mailbox.settings.enabled():
-                endpoint = snapshot.endpoint(mailbox, protocol)
-                if endpoint is None:
-                    continue
-                login = Login(snapshot.user(mailbox, protocol), grant.access_token, provider.mechanisms)
-                way = Way(endpoint, login, provider.ca_file, grant.serial)
-                proof = await prove(mailbox, protocol, way, hostname=self.hostname, family=provider.family)
-                found.append((mailbox, proof))
-        return found
+    async def _proofs(self, registration: Registration, token: Token, grant: Grant) -> Proofs:
+        snapshot, turns = self.directory.now, asyncio.Semaphore(PROOFS_AT_ONCE)
+        users = snapshot.users_of_token(token.id)
 
-    async def _write_results(self, proofs: list[tuple[Mailbox, Proof]]) -> None:
+        async def of(mailbox: Mailbox) -> list[Proof]:
+            async with turns:
+                ways = _ways(snapshot, registration.provider, mailbox, grant)
+                return [await self._try(mailbox, protocol, way, registration.provider) for protocol, way in ways]
+
+        made = await asyncio.gather(*(of(mailbox) for mailbox in users))
+        return {mailbox.id: proofs for mailbox, proofs in zip(users, made, strict=True)}
+
+    async def _try(self, mailbox: Mailbox, protocol: Protocol, way: Way, provider: Provider) -> Proof:
+        try:
+            async with asyncio.timeout(PROOF_TIME):
+                return await prove(mailbox, protocol, way, hostname=self.hostname, family=provider.family)
+        except TimeoutError:
+            return Proof(protocol, "unreachable", "the server did not answer in time")
+
+    async def _write_results(self, proofs: Proofs) -> None:
         now = self.clock()
 
         async def work(tx: Transaction) -> None:
-            for mailbox, proof in proofs:
+            for mailbox_id, proof in ((of, proof) for of, made in proofs.items() for proof in made):
                 cause = " ".join(part for part in (proof.cause, proof.fix) if part)
-                await tokens.set_result(tx, mailbox.id, proof.protocol, proof.verdict, now, proof.answer, cause)
+                await tokens.set_result(tx, mailbox_id, proof.protocol, proof.verdict, now, proof.answer, cause)
 
         await self.store.database.write(work)
 
     async def _wait_for_proof(self, found: Authorisation, worst: Proof) -> Authorisation:
         """The token is good but no protocol could be proved: keep it, say why, try again."""
-        if found.created_at + PROVING_LIFE < self.clock():
-            await self._throw_away_grant(found)
+        if self._took_too_long(found):
             return await self._end(found, "refused", "not_proved", worst.cause or worst.answer)
         pause = pause_after_failures(int(found.poll_interval // 5) + 1)
         detail = " ".join(part for part in (worst.answer, worst.cause, worst.fix) if part)[:900]
@@ -529,71 +563,68 @@ class Authorise:
             poll_interval=found.poll_interval + 5,
         )
 
-    async def _promote(self, found: Authorisation, grant: Grant) -> Authorisation:
-        """The one atomic switch: the pointer moves, the state says acquired, the event lets parked mail go."""
+    async def _promote(self, found: Authorisation, grant: Grant, proofs: Proofs) -> Authorisation:
+        """The one atomic switch: the pointer moves, the state says acquired, the event lets parked mail go.
+
+        Nothing of it happens where the attempt was cancelled, or the token deleted, while it was being proved.
+        """
         now = self.clock()
-        switches = [(mailbox, mailbox.settings.switch) for mailbox in self.directory.now.mailboxes.values()]
-        waiting = [mailbox for mailbox, switch in switches if switch and switch.token_id == found.token_id]
 
-        async def work(tx: Transaction) -> bool:
-            token = await tokens.get(tx, found.token_id)
-            if token is None:
-                return False
-            current = await tokens.get_grant(tx, self.store.sealer, grant.id)
-            pinned = (current.issuer, current.subject) if current and current.subject else token.pinned
-            if not await tokens.point(tx, token, serving=grant.id, pending=None, pinned=pinned):
-                return False
-            await tokens.set_state(tx, token.id, TokenState.ACQUIRED, now)
-            for mailbox in waiting:
-                await switching.finish(tx, mailbox)
-            return await authorisations.advance(tx, found, "done", reason="", detail="", poll_at=0.0)
+        async def work(tx: Transaction) -> None:
+            token = await tokens.get_for_change(tx, found.token_id)
+            held = await tokens.get_grant(tx, self.store.sealer, grant.id)
+            current = await authorisations.get(tx, self.store.sealer, found.id)
+            if token is None or held is None or current is None or not await _done(tx, current):
+                raise _Overtaken
+            pinned = (held.issuer, held.subject) if held.subject else token.pinned
+            pending = None if token.pending_grant == grant.id else token.pending_grant
+            await tokens.point(tx, token, serving=grant.id, pending=pending, pinned=pinned)
+            await tokens.set_state(tx, token.id, TokenState.ACQUIRED, now, again=True)
+            await switching.finish_all(tx, token.id, {of for of, made in proofs.items() if _works(made)})
 
-        await self.store.database.write(work)
-        log.info("token acquired", token=found.token_id, method=found.method)
+        with contextlib.suppress(_Overtaken):
+            await self.store.database.write(work)
+            log.info("token acquired", token=found.token_id, method=found.method)
         return await self._reload(found)
 
     # Ending
 
     async def delete_token(self, token_id: str) -> bool:
-        """Forget the token and give it back to the provider where it can be. True when the provider took it."""
-        token = await self.store.database.read(lambda tx: tokens.get(tx, token_id))
-        if token is None:
-            return False
-        grants = await self.store.database.read(lambda tx: tokens.grants_of(tx, self.store.sealer, token_id))
-        now = self.clock()
-
-        async def work(tx: Transaction) -> None:
-            for grant in grants:
-                await tokens.remove_grant(tx, grant.id)
-            current = await tokens.get(tx, token_id)
-            if current is not None:
-                await tokens.point(tx, current, serving=None, pending=None, pinned=None)
-                await tokens.set_state(tx, token_id, TokenState.NOT_ACQUIRED, now)
-
-        await self.store.database.write(work)
-        registration = await self.sign_in.registration(token.app_id)
-        if not isinstance(registration, Registration):
-            return False
-        revoked = [await self.sign_in.revoke(registration, g.refresh_token or g.access_token) for g in grants]
-        return bool(revoked) and all(revoked)
+        """As `GivingBack.delete_token`."""
+        return await self.giving_back.delete_token(token_id)
 
     async def cancel(self, authorisation_id: str) -> Authorisation | None:
-        found = await self.store.database.read(lambda tx: authorisations.get(tx, self.store.sealer, authorisation_id))
-        return None if found is None else await self._end(found, "refused", "cancelled", "Cancelled.")
+        """Also where somebody is looking after it at the same moment; None where there is none."""
+        for _ in range(10):
+            found = await self.store.database.read(
+                lambda tx: authorisations.get(tx, self.store.sealer, authorisation_id)
+            )
+            if found is None or found.state not in authorisations.OPEN:
+                return found
+            found = await self._end(found, "refused", "cancelled", "Cancelled.")
+        return found
 
     async def _end(self, found: Authorisation, state: str, reason: str, detail: str) -> Authorisation:
+        """Over; what was consented to in it is forgotten and given back. Nothing where it has changed meanwhile."""
         now = self.clock()
 
-        async def work(tx: Transaction) -> None:
-            await authorisations.advance(tx, found, state, reason=reason, detail=detail, poll_at=0.0)
-            token = await tokens.get(tx, found.token_id)
-            others = await authorisations.of_mailbox(tx, self.store.sealer, found.mailbox_id)
-            waiting = any(a.state in authorisations.OPEN and a.expires_at > now for a in others)
-            if token is not None and token.state is TokenState.WAITING and not waiting:
+        async def work(tx: Transaction) -> tuple[str, list[Grant]]:
+            token = await tokens.get_for_change(tx, found.token_id)
+            if not await authorisations.advance(tx, found, state, reason=reason, detail=detail, poll_at=0.0):
+                raise _Overtaken
+            taken = await tokens.take_grant(tx, self.store.sealer, found.grant_id) if found.grant_id else None
+            if token is None:
+                return "", []
+            if found.grant_id and token.pending_grant == found.grant_id:
+                await tokens.point(tx, token, serving=token.serving_grant, pending=None, pinned=token.pinned)
+            if token.state is TokenState.WAITING and not await authorisations.waits(tx, token.id, now):
                 await tokens.set_state(tx, token.id, TokenState.NOT_ACQUIRED, now, reason, detail)
+            return token.app_id, [taken] if taken else []
 
-        await self.store.database.write(work)
-        log.info("authorisation ended", authorisation=found.id, state=state, reason=reason)
+        with contextlib.suppress(_Overtaken):
+            app_id, taken = await self.store.database.write(work)
+            await self.giving_back.revoke(app_id, taken)
+            log.info("authorisation ended", authorisation=found.id, state=state, reason=reason)
         return await self._reload(found)
 
     async def _advance(self, found: Authorisation, state: str, **changes: object) -> Authorisation:
@@ -609,7 +640,24 @@ class Authorise:
         return await self.store.database.read(lambda tx: find(tx, self.store.sealer, wanted))
 
 
-def _new_grant(found: Authorisation, granted: Granted, now: float) -> Grant:
+async def _done(tx: Transaction, current: Authorisation) -> bool:
+    return await authorisations.advance(tx, current, "done", reason="", detail="", poll_at=0.0)
+
+
+def _works(proofs: Sequence[Proof]) -> bool:
+    """Whether a mailbox can be used with it; one that uses no protocol can."""
+    return not proofs or any(proof.verdict == "proved" for proof in proofs)
+
+
+def _ways(snapshot: Snapshot, provider: Provider, mailbox: Mailbox, grant: Grant) -> Iterator[tuple[Protocol, Way]]:
+    for protocol in mailbox.settings.enabled():
+        endpoint = snapshot.endpoint(mailbox, protocol)
+        if endpoint is not None:
+            login = Login(snapshot.user(mailbox, protocol), grant.access_token, provider.mechanisms)
+            yield protocol, Way(endpoint, login, provider.ca_file, grant.serial)
+
+
+def _new_grant(found: Authorisation, registration: Registration, granted: Granted, now: float) -> Grant:
     expires_at = now + granted.lifetime.total_seconds()
     return Grant(
         id=new_id("gr"),
@@ -619,7 +667,7 @@ def _new_grant(found: Authorisation, granted: Granted, now: float) -> Grant:
         refresh_token=granted.refresh_token,
         previous_refresh_token=None,
         access_expires_at=expires_at,
-        next_refresh_at=refresh_at(now, expires_at) if granted.refresh_token else 0.0,
+        next_refresh_at=refresh_at(now, expires_at) if granted.refresh_token else expires_at,
         obtained_at=now,
         refreshed_at=now,
         failures=0,
@@ -628,6 +676,7 @@ def _new_grant(found: Authorisation, granted: Granted, now: float) -> Grant:
         issuer="",
         subject="",
         person="",
+        given_to=registration.name,
     )
 
 

@@ -32,6 +32,8 @@ async def prove(mailbox: Mailbox, protocol: Protocol, way: Way, *, hostname: str
         answer = await _TRIES[protocol](mailbox, way, hostname)
     except UpstreamFailed as failed:
         return _failure(protocol, failed, family)
+    except (OSError, ValueError) as cause:
+        return Proof(protocol, "unreachable", f"it could not be tried: {cause}"[:500])
     return Proof(protocol, "proved", answer)
 
 

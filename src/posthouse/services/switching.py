@@ -1,12 +1,13 @@
 """Which app and account a mailbox signs in with. While one serves, another waits until it has proved itself."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from posthouse.model.mailbox import Mailbox, Switch
 from posthouse.model.token import TokenState
-from posthouse.store import configuration, tokens
+from posthouse.store import configuration, events, tokens
 from posthouse.store.configuration import encode
 from posthouse.store.database import Transaction
 
@@ -50,6 +51,23 @@ async def _serves(tx: Transaction, way: Way, has_password: bool) -> bool:
         return has_password
     token = await tokens.get(tx, way.token_id or "")
     return token is not None and token.serving_grant is not None and token.state is TokenState.ACQUIRED
+
+
+async def finish_all(tx: Transaction, token_id: str, works_for: Collection[str]) -> None:
+    """A token has proved itself for these mailboxes (ids): those of them that waited for it go over to it.
+
+    They are read here, since they may have been changed or removed while it was being proved.
+    """
+    if await _waiting(tx, token_id, works_for):
+        await events.bump(tx, "configuration")
+        for mailbox in await _waiting(tx, token_id, works_for):
+            await finish(tx, mailbox)
+
+
+async def _waiting(tx: Transaction, token_id: str, works_for: Collection[str]) -> list[Mailbox]:
+    mailboxes = (await configuration.load(tx)).mailboxes
+    found = [mailbox for mailbox in mailboxes.values() if mailbox.id in works_for]
+    return [mailbox for mailbox in found if mailbox.settings.switch and mailbox.settings.switch.token_id == token_id]
 
 
 async def finish(tx: Transaction, mailbox: Mailbox) -> bool:

@@ -129,6 +129,14 @@ class TokenKeeper:
         """The token has changed; what was known of it is void."""
         self._cache.pop(token_id, None)
 
+    async def fresh(self, grant: Grant) -> Grant:
+        """A grant, which need not serve, with an access token that is good for a while. Raises NoToken."""
+        alive = grant.access_expires_at > self.clock()
+        if self._is_good(grant) or (alive and grant.refresh_token is None):
+            return grant
+        self._keep_pause(grant)
+        return await self.refresh(grant)
+
     async def refresh(self, grant: Grant) -> Grant:
         """The grant with a serial above the given one, refreshed by us or by somebody else. Raises NoToken.
 

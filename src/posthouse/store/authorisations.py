@@ -1,14 +1,15 @@
 """Attempts to get a token, from their beginning to their end."""
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, insert, literal, select, update
+from sqlalchemy import bindparam, insert, literal, or_, select, update
 
 from .compiling import one_of
 from .database import Row, Transaction
-from .sealing import Sealer
+from .sealing import Sealer, Unsealable
 from .tables import authorisation
 
 OPEN = ("started", "permitted", "proving", "unverified")
@@ -17,7 +18,10 @@ OPEN = ("started", "permitted", "proving", "unverified")
 
 @dataclass(frozen=True, slots=True)
 class Authorisation:
-    """`state`: started, permitted, proving, unverified, done, refused or expired. `secrets` are the flow's own."""
+    """`state`: started, permitted, proving, unverified, done, refused or expired.
+
+    `secrets` are the flow's own; there are none where they cannot be opened.
+    """
 
     id: str
     mailbox_id: str
@@ -56,6 +60,12 @@ _of_mailbox = (
     .limit(20)
 )
 _open = select(authorisation).where(one_of(authorisation.c.state, OPEN))
+_waiting = (
+    select(authorisation.c.id)
+    .where(authorisation.c.token_id == bindparam("token"), one_of(authorisation.c.state, OPEN))
+    .where(or_(authorisation.c.state != literal("started"), authorisation.c.expires_at > bindparam("now")))
+    .limit(1)
+)
 _due = _open.where(authorisation.c.poll_at <= bindparam("now"), authorisation.c.poll_at > 0)
 _claim_poll = (
     update(authorisation)
@@ -162,6 +172,11 @@ async def open_ones(tx: Transaction, sealer: Sealer) -> list[Authorisation]:
     return [_authorisation(row, sealer) for row in await tx.all(_open)]
 
 
+async def waits(tx: Transaction, token_id: str, now: float) -> bool:
+    """Whether something may still come of an attempt to get this token."""
+    return await tx.one(_waiting, token=token_id, now=now) is not None
+
+
 async def to_poll(tx: Transaction, sealer: Sealer, now: float) -> list[Authorisation]:
     """Those that are due to be looked after."""
     return [_authorisation(row, sealer) for row in await tx.all(_due, now=now)]
@@ -241,7 +256,6 @@ async def _find(tx: Transaction, sealer: Sealer, column: str, wanted: str) -> Au
 
 
 def _authorisation(row: Row, sealer: Sealer) -> Authorisation:
-    opened = sealer.open(row["sealed"], f"authorisation:{row['id']}")
     return Authorisation(
         id=row["id"],
         mailbox_id=row["mailbox_id"],
@@ -260,5 +274,13 @@ def _authorisation(row: Row, sealer: Sealer) -> Authorisation:
         poll_interval=row["poll_interval"],
         grant_id=row["grant_id"],
         version=row["version"],
-        secrets=msgspec.json.decode(opened, type=dict[str, str]),
+        secrets=_opened(row, sealer),
     )
+
+
+def _opened(row: Row, sealer: Sealer) -> dict[str, str]:
+    """One that cannot be opened must not keep the others, or a page that lists it, from going on."""
+    with contextlib.suppress(Unsealable):
+        opened = sealer.open(row["sealed"], f"authorisation:{row['id']}")
+        return msgspec.json.decode(opened, type=dict[str, str])
+    return {}

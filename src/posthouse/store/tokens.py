@@ -4,6 +4,7 @@ The serial decides who may write: the answer of a refresh goes over the serial i
 The lease decides who may send: it is taken, together with the intent to send, before anything leaves.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ from . import events
 from .compiling import insert_if_absent, one_of
 from .database import Row, Transaction
 from .ids import new_id
-from .sealing import Sealer
+from .sealing import Sealer, Unsealable
 from .tables import grant, setting, token
 
 
@@ -165,7 +166,7 @@ _make_setting = insert_if_absent(setting, mailbox_id=bindparam("mailbox"), kind=
 
 
 _retired = (
-    select(grant)
+    select(grant.c.id, grant.c.token_id)
     .join(token, token.c.id == grant.c.token_id)
     .where(
         grant.c.refreshed_at < bindparam("before"),
@@ -203,11 +204,21 @@ async def everything(tx: Transaction) -> list[Token]:
 
 
 async def set_state(
-    tx: Transaction, token_id: str, state: TokenState, now: float, reason: str = "", detail: str = ""
+    tx: Transaction,
+    token_id: str,
+    state: TokenState,
+    now: float,
+    reason: str = "",
+    detail: str = "",
+    *,
+    again: bool = False,
 ) -> bool:
-    """Change the state and write its event; nothing happens when it is that already."""
+    """Change the state and write its event; nothing happens when it is that already.
+
+    `again`: it is told in any case, since something else about the token has changed with it.
+    """
     row = await tx.one(_token_for_change, row_id=token_id)
-    if row is None or (row["state"], row["reason"], row["detail"]) == (str(state), reason, detail):
+    if row is None or ((row["state"], row["reason"], row["detail"]) == (str(state), reason, detail) and not again):
         return False
     since = row["since"] if row["state"] == str(state) else now
     await tx.run(
@@ -247,6 +258,20 @@ async def remove(tx: Transaction, token_id: str) -> None:
     await tx.run(_delete_token, row_id=token_id)
 
 
+async def take_grant(tx: Transaction, sealer: Sealer, grant_id: str) -> Grant | None:
+    """Forget a grant; what was in it, to be given back. None where it is gone or cannot be opened."""
+    row = await tx.one(_grant_for_change, row_id=grant_id)
+    await tx.run(_delete_grant, row_id=grant_id)
+    return _grant_if_readable(row, sealer) if row else None
+
+
+async def take_grants(tx: Transaction, sealer: Sealer, token_id: str) -> list[Grant]:
+    """As `take_grant`, for all grants of a token."""
+    ids = [row["id"] for row in await tx.all(_grants_of_token, of_token=token_id)]
+    taken = [await take_grant(tx, sealer, grant_id) for grant_id in ids]
+    return [grant for grant in taken if grant is not None]
+
+
 async def add_grant(tx: Transaction, sealer: Sealer, new: Grant) -> None:
     await tx.run(
         _insert_grant,
@@ -280,9 +305,12 @@ async def grants_of(tx: Transaction, sealer: Sealer, token_id: str) -> list[Gran
     return [_grant(row, sealer) for row in await tx.all(_grants_of_token, of_token=token_id)]
 
 
-async def retired(tx: Transaction, sealer: Sealer, before: float) -> list[Grant]:
-    """Grants that another one has taken the place of, or that never served, and that were not used since `before`."""
-    return [_grant(row, sealer) for row in await tx.all(_retired, before=before)]
+async def retired(tx: Transaction, before: float) -> list[tuple[str, str]]:
+    """Grants that another one has taken the place of, or that never served, and that were not used since `before`.
+
+    Ids of the grants and of their tokens.
+    """
+    return [(row["id"], row["token_id"]) for row in await tx.all(_retired, before=before)]
 
 
 async def remove_grant(tx: Transaction, grant_id: str) -> bool:
@@ -412,6 +440,12 @@ def _token(row: Row) -> Token:
         pending_grant=row["pending_grant"],
         pinned=pinned,
     )
+
+
+def _grant_if_readable(row: Row, sealer: Sealer) -> Grant | None:
+    with contextlib.suppress(Unsealable):
+        return _grant(row, sealer)
+    return None
 
 
 def _grant(row: Row, sealer: Sealer) -> Grant:

@@ -92,6 +92,8 @@ async def apply_file(
     report = await apply(
         parts.store, wanted, parts.clock(), dry_run=dry_run, prune=prune, move_to=move_to, discard=discard
     )
+    if report.unused_tokens:
+        await parts.authorise.giving_back.remove_unused()
     await parts.directory.refresh()
     parts.following.ring()
     return {
