@@ -143,7 +143,7 @@ def _data(reading: "_Reading", path: Path | None) -> Path:
 def _external_url(reading: "_Reading", web: ListenAt) -> str:
     url = reading.text("external_url").rstrip("/")
     if not url:
-        return f"http://localhost:{web.port}"
+        return f"{'https' if web.security == 'tls' else 'http'}://localhost:{web.port}"
     if not _is_web_address(url) or "?" in url or "#" in url:
         reading.complain("external_url", "This is not an address of a page.", 'Write "https://mail.example.com".')
     return url
@@ -212,7 +212,13 @@ def _log_level(reading: "_Reading") -> str:
 def _check_tls(reading: "_Reading", settings: Settings) -> None:
     if (settings.certificate is None) != (settings.key is None):
         reading.complain("tls", "certificate and key belong together: one of them is missing.")
-    has_tls = settings.certificate is not None
+    has_tls = bool(reading.section("tls").text("certificate"))
+    if settings.web.security == "plain" and not settings.web.loopback and not settings.trusted_proxies:
+        reading.complain(
+            "listen.web",
+            f"{settings.web} would show the page in the clear over the network.",
+            "Write tls behind it, or name the proxy that speaks TLS for it in trusted_proxies.",
+        )
     if settings.web.security == "tls" and not has_tls:
         reading.complain("listen.web", f"{settings.web} offers TLS, but there is no certificate.", "Add [tls].")
     for name in ("smtp", "imap", "pop3"):

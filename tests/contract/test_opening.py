@@ -60,7 +60,7 @@ async def test_a_lost_key_is_a_plain_problem_and_the_right_one_mends_it(site: Si
     key.unlink()
     with pytest.raises(ProblemError) as raised:
         await open_store(site.data, site.url, {})
-    assert id_of(raised) == "key.wrong"
+    assert id_of(raised) == "key.missing"
     key.write_text(kept)
     assert await grant_of(await reopened(site)) == consent()
 

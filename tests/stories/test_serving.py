@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from posthouse.app import gateway
+from posthouse.problems import ProblemError
 from posthouse.settings import ListenAt, Settings
 from posthouse.store.lock import DataLock
 from tests.support.certificates import Certificates
@@ -56,3 +58,19 @@ async def test_a_lane_is_not_opened_before_it_can_be_fenced(tmp_path: Path) -> N
     async with gateway(settings, create=True, environment={}) as running:
         await running.start_listeners()
         assert running.smtp_ports == []
+
+
+async def test_a_lost_key_is_asked_for_and_not_made_anew(tmp_path: Path) -> None:
+    settings = settings_at(tmp_path / "data")
+    async with gateway(settings, create=True, environment={}):
+        pass
+    key = settings.data / "key"
+    kept = key.read_text()
+    key.unlink()
+    with pytest.raises(ProblemError, match="a key that is not here"):
+        async with gateway(settings, environment={}):
+            pass
+    assert not key.exists()
+    key.write_text(kept)
+    async with gateway(settings, environment={}) as running:
+        assert running.parts.directory.now.mailboxes == {}

@@ -121,29 +121,29 @@ def test_the_environment_comes_before_the_credential_and_that_before_the_file(tm
     (credentials / "posthouse-key").write_text(text_of(b"c" * 32))
     (tmp_path / "key").write_text(text_of(b"f" * 32) + "\n")
     both = {"POSTHOUSE_KEY": text_of(b"e" * 32), "CREDENTIALS_DIRECTORY": str(credentials)}
-    assert same(read_master_key(tmp_path, both), MasterKey(b"e" * 32))
+    assert same(read_master_key(tmp_path, both, make=True), MasterKey(b"e" * 32))
     del both["POSTHOUSE_KEY"]
-    assert same(read_master_key(tmp_path, both), MasterKey(b"c" * 32))
-    assert same(read_master_key(tmp_path, {}), MasterKey(b"f" * 32))
-    assert same(read_master_key(tmp_path, {"CREDENTIALS_DIRECTORY": str(tmp_path)}), MasterKey(b"f" * 32))
+    assert same(read_master_key(tmp_path, both, make=True), MasterKey(b"c" * 32))
+    assert same(read_master_key(tmp_path, {}, make=True), MasterKey(b"f" * 32))
+    assert same(read_master_key(tmp_path, {"CREDENTIALS_DIRECTORY": str(tmp_path)}, make=True), MasterKey(b"f" * 32))
 
 
 def test_a_key_may_be_written_in_either_alphabet_and_with_its_padding(tmp_path: Path) -> None:
     key = b"\xfb\xff" * 16
     for text in (base64.b64encode(key).decode(), base64.urlsafe_b64encode(key).decode(), text_of(key)):
-        assert same(read_master_key(tmp_path, {"POSTHOUSE_KEY": f" {text}\n"}), MasterKey(key))
+        assert same(read_master_key(tmp_path, {"POSTHOUSE_KEY": f" {text}\n"}, make=True), MasterKey(key))
 
 
 def test_a_missing_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
-    made = read_master_key(tmp_path, {})
+    made = read_master_key(tmp_path, {}, make=True)
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     kept = (tmp_path / "key").read_text()
-    assert same(read_master_key(tmp_path, {}), made)
+    assert same(read_master_key(tmp_path, {}, make=True), made)
     assert (tmp_path / "key").read_text() == kept
 
 
 def test_no_file_is_made_where_the_key_comes_from_elsewhere(tmp_path: Path) -> None:
-    read_master_key(tmp_path, {"POSTHOUSE_KEY": text_of(os.urandom(32))})
+    read_master_key(tmp_path, {"POSTHOUSE_KEY": text_of(os.urandom(32))}, make=True)
     assert not (tmp_path / "key").exists()
 
 
@@ -153,7 +153,7 @@ def test_no_file_is_made_where_the_key_comes_from_elsewhere(tmp_path: Path) -> N
 def test_what_is_no_key_is_a_plain_problem_and_is_left_alone(tmp_path: Path, text: str) -> None:
     (tmp_path / "key").write_text(text)
     with pytest.raises(ProblemError) as raised:
-        read_master_key(tmp_path, {})
+        read_master_key(tmp_path, {}, make=True)
     assert raised.value.problems[0].id == "key.malformed"
     assert str(tmp_path / "key") in str(raised.value)
     assert (tmp_path / "key").read_text() == text
@@ -162,10 +162,16 @@ def test_what_is_no_key_is_a_plain_problem_and_is_left_alone(tmp_path: Path, tex
 def test_a_key_file_of_other_octets_is_a_plain_problem(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"\xff\xfe" * 20)
     with pytest.raises(ProblemError, match="does not hold a Posthouse key"):
-        read_master_key(tmp_path, {})
+        read_master_key(tmp_path, {}, make=True)
 
 
 def test_a_malformed_key_is_not_repeated_in_the_problem(tmp_path: Path) -> None:
     with pytest.raises(ProblemError) as raised:
-        read_master_key(tmp_path, {"POSTHOUSE_KEY": "almost-a-key-but-too-short"})
+        read_master_key(tmp_path, {"POSTHOUSE_KEY": "almost-a-key-but-too-short"}, make=True)
     assert "almost" not in str(raised.value)
+
+
+def test_no_new_key_is_made_for_a_database_that_was_sealed_with_another(tmp_path: Path) -> None:
+    with pytest.raises(ProblemError, match="a key that is not here"):
+        read_master_key(tmp_path, {}, make=False)
+    assert not (tmp_path / "key").exists()

@@ -1,6 +1,7 @@
 """A device: a printer, program or person with a local password of its own."""
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,15 +30,18 @@ class Device:
 
     def admits(self, peer: str) -> bool:
         """Whether it may come from this IP address; a device without networks may come from anywhere."""
-        if not self.settings.networks:
-            return True
-        try:
-            address = ipaddress.ip_address(peer)
-        except ValueError:
-            return False
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-            address = address.ipv4_mapped
-        return any(address in ipaddress.ip_network(network, strict=False) for network in self.settings.networks)
+        return not self.settings.networks or is_among(peer, self.settings.networks)
+
+
+def is_among(peer: str, networks: Iterable[str]) -> bool:
+    """Whether an IP address lies in one of the networks; one mapped into IPv6 counts as what it is."""
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return any(address in ipaddress.ip_network(network, strict=False) for network in networks)
 
 
 def login_names(login: str) -> tuple[str, str]:

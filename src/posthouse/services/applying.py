@@ -32,6 +32,12 @@ from posthouse.store.sealing import Sealer, Unsealable, fingerprint
 
 TRIES = 5
 """How often it is begun again when somebody else changes the same things at the same moment."""
+LATER = {
+    "app": ("secret_expires",),
+    "mailbox": ("check_interval", "after_fetch"),
+    "device": ("rate", "lane"),
+}
+"""Settings that are stored for what is not built yet."""
 _PREFIXES = {"provider": "pr", "app": "ap", "mailbox": "mb", "device": "dv"}
 
 
@@ -381,9 +387,14 @@ class _Writing:
         switches = {mailbox.settings.switch.token_id for mailbox in mailboxes if mailbox.settings.switch}
         return switches | {mailbox.token_id for mailbox in mailboxes if mailbox.token_id}
 
+    def _names(self, kind: str, key: str) -> bool:
+        return any(key in item.values for item in self.wanted.of(kind))
+
     async def _finish(self) -> None:
         if self.wanted.of("destination"):
             self.report.notes.append("Destinations are not yet available; the rest was applied.")
+        if later := [f"{kind} {key}" for kind, keys in LATER.items() for key in keys if self._names(kind, key)]:
+            self.report.notes.append(f"Kept, but without effect as yet: {', '.join(later)}.")
         if self.remembered != self.record:
             await applied.remember(self.tx, self.wanted.origin, self.remembered)
         if await configuration.generation(self.tx) != self.loaded.generation + self.saves:

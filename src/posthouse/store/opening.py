@@ -38,23 +38,29 @@ async def open_store(data: Path, url: str, environment: Mapping[str, str]) -> St
 
     Raises ProblemError where a person has to do something, such as bring back the right key.
     """
-    master = read_master_key(data, environment)
     database = await (_open_postgres(url) if url else _open_embedded(data / "posthouse.sqlite"))
+    try:
+        sealer = await _sealer(database, data, environment)
+    except BaseException:
+        await database.close()
+        raise
+    spool: Spool = TableSpool(database, sealer) if url else FileSpool(data / "spool", sealer)
+    return Store(database, sealer, spool)
+
+
+async def _sealer(database: Database, data: Path, environment: Mapping[str, str]) -> Sealer:
+    """A master key is only made where nothing has been sealed yet. Raises ProblemError."""
+    known = await database.read(lambda tx: tx.all(_keys))
+    master = read_master_key(data, environment, make=not known)
 
     async def keys(tx: Transaction) -> dict[str, bytes]:
         rows = await tx.all(_keys) or await _first_key(tx, master)
         return {row["id"]: master.unwrap(row["wrapped"], row["id"]) for row in rows}
 
     try:
-        sealer = Sealer(await database.write(keys))
+        return Sealer(await database.write(keys))
     except Unsealable:
-        await database.close()
         raise wrong_key(data) from None
-    except BaseException:
-        await database.close()
-        raise
-    spool: Spool = TableSpool(database, sealer) if url else FileSpool(data / "spool", sealer)
-    return Store(database, sealer, spool)
 
 
 async def _first_key(tx: Transaction, master: MasterKey) -> list[Row]:

@@ -83,10 +83,10 @@ def new_data_key() -> tuple[str, bytes]:
     return secrets.token_hex(_KEY_ID), secrets.token_bytes(32)
 
 
-def read_master_key(data: Path, environment: Mapping[str, str]) -> MasterKey:
-    """From POSTHOUSE_KEY, a systemd credential named posthouse-key, or the file DATA/key, made when missing.
+def read_master_key(data: Path, environment: Mapping[str, str], *, make: bool) -> MasterKey:
+    """From POSTHOUSE_KEY, a systemd credential named posthouse-key, or the file DATA/key, made if so wished.
 
-    Raises ProblemError where what is there is not a key.
+    Raises ProblemError where there is none, or what is there is not a key.
     """
     if text := environment.get("POSTHOUSE_KEY"):
         return MasterKey(_key_from(text, "POSTHOUSE_KEY"))
@@ -97,6 +97,12 @@ def read_master_key(data: Path, environment: Mapping[str, str]) -> MasterKey:
     try:
         return MasterKey(_key_from(path.read_text(errors="replace"), str(path)))
     except FileNotFoundError:
+        if not make:
+            raise problem(
+                "key.missing",
+                f"The database was made with a key that is not here: there is no {path}.",
+                "Put it back from your backup, or give it in POSTHOUSE_KEY. Nothing was changed.",
+            ) from None
         return MasterKey(_key_from(_make_key_file(path), str(path)))
 
 

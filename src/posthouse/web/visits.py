@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 from fastapi import Depends, HTTPException, Request
 
 from posthouse.locales import translations
+from posthouse.model.device import is_among
 from posthouse.secret import Secret
 from posthouse.store import people
 from posthouse.store.people import Administrator
@@ -45,7 +46,7 @@ class Visit:
         """Where it comes from; a trusted proxy's word counts."""
         peer = self.request.client.host if self.request.client else ""
         forwarded = self.request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-        trusted = peer in self.parts.settings.trusted_proxies
+        trusted = is_among(peer, self.parts.settings.trusted_proxies)
         return forwarded if trusted and _is_number(forwarded) else peer
 
     def says(self, sentence: str) -> str:

@@ -79,6 +79,8 @@ JOURNAL_KINDS = {
     "released": N_("released"),
     "retry asked for": N_("another attempt was asked for"),
     "removed": N_("removed"),
+    "moved": N_("moved to another mailbox"),
+    "idempotency key": N_("handed in with a key against repetition"),
 }
 
 DIRECTIONS = {
