@@ -149,7 +149,7 @@ SENTENCES = (
     N_("the provider cannot take this message"),
     N_("the connection was lost after the end of the message"),
     N_("the gateway stopped while handing over"),
-    N_("The token was deleted meanwhile."),
+    N_("What was stored of this sign-in cannot be read."),
     N_("The mailbox is no longer there."),
     N_("The token is invalid."),
     N_("There is no token yet."),
