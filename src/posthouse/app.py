@@ -74,7 +74,11 @@ class Gateway:
         return self._web
 
     async def start_listeners(self) -> None:
-        """Raises ProblemError where a port cannot be had."""
+        """Raises ProblemError where a port cannot be had.
+
+        What a crash has left in the spool goes first: later it could not be told from a message that is coming in.
+        """
+        await self._sweep()
         for place in self.settings.smtp:
             if place.lane or place.proxy:
                 log.warning("not yet available", what="lane and proxy in [listen]", at=str(place))
@@ -94,7 +98,6 @@ class Gateway:
         """Following events, refreshing, dispatching, looking after sign-ins."""
         parts = self.parts
         await parts.following.start()
-        await self._sweep()
         for name, work in (
             ("following", parts.following.run),
             ("token keeper", parts.keeper.run),
@@ -187,9 +190,14 @@ async def open_gateway(
     except BaseException:
         lock.release()
         raise
-    http = HttpClient()
-    parts = _build(settings, store, http, clock)
-    await parts.directory.refresh()
+    try:
+        http = HttpClient()
+        parts = _build(settings, store, http, clock)
+        await parts.directory.refresh()
+    except BaseException:
+        await store.close()
+        lock.release()
+        raise
     return Gateway(settings, parts, http, lock)
 
 
@@ -254,10 +262,14 @@ async def _take_data(settings: Settings, *, create: bool) -> DataLock:
 
 def _node_id(data: Path) -> str:
     """This data directory's name among the nodes; the lock makes sure that only one process bears it."""
-    path = data / "node"
+    path, made = data / "node", data / "node.new"
     with contextlib.suppress(FileNotFoundError):
-        return path.read_text().strip()
-    path.write_text(f"node_{secrets.token_hex(8)}\n")
+        if known := path.read_text().strip():
+            return known
+    made.write_text(f"node_{secrets.token_hex(8)}\n")
+    with made.open() as file:
+        os.fsync(file.fileno())
+    made.replace(path)
     return path.read_text().strip()
 
 
