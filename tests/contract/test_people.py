@@ -2,10 +2,12 @@
 
 import pytest
 
+from posthouse.services.entrance import sign_in_link
 from posthouse.store import people
 from posthouse.store.database import Duplicate
 from posthouse.store.opening import Store
 from posthouse.store.people import Administrator, ApiKey
+from posthouse.store.sealing import fingerprint
 from tests.contract.making import NOW, Site, together
 
 ANNA = Administrator("ad_1", "anna", "administrator", (), "argon2…")
@@ -127,3 +129,12 @@ async def test_a_key_is_found_by_its_hash_until_it_is_removed(store: Store) -> N
     assert await store.database.write(lambda tx: people.remove_key(tx, "help desk"))
     assert not await store.database.write(lambda tx: people.remove_key(tx, "help desk"))
     assert await find_key(store, "hash-1") is None
+
+
+async def test_nodes_that_start_together_make_one_first_administrator_and_all_get_a_link(site: Site) -> None:
+    nodes = await site.nodes(4)
+    links = await together(sign_in_link(store, lambda: NOW, "http://localhost") for store in nodes)
+    [first] = await nodes[0].database.read(people.administrators)
+    for link in links:
+        used = fingerprint(link.reveal().rpartition("/")[2])
+        assert await nodes[0].database.write(lambda tx, of=used: people.use_link(tx, of, NOW)) == first.id  # type: ignore[misc]

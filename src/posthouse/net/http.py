@@ -4,7 +4,6 @@ httpx2 is loaded with the first request, since listeners have to be up before it
 """
 
 import asyncio
-import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +41,7 @@ class HttpClient:
             return Unreachable(f"no connection: {_plain(cause)}")
         except TimeoutError:
             return Unreachable("no answer in time", outcome_unknown=sent)
-        except (httpx2.HTTPError, httpx2.InvalidURL, ssl.SSLError) as cause:
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as cause:
             return Unreachable(f"no answer: {_plain(cause)}", outcome_unknown=sent)
 
     def _client(self, ca_file: str) -> "httpx2.AsyncClient":

@@ -38,7 +38,7 @@ class Credentials:
         provider = snapshot.provider_of(mailbox)
         endpoint = snapshot.endpoint(mailbox, protocol)
         if endpoint is None:
-            raise NoToken(f"There is no {protocol.upper()} server for {mailbox.address}.", temporary=False)
+            raise NoToken(f"There is no {protocol.upper()} server for {mailbox.address}.", temporary=True)
         ca_file = provider.ca_file if provider else ""
         user = snapshot.user(mailbox, protocol)
         if mailbox.token_id is None or (mailbox.has_password and mailbox.app_id is None):

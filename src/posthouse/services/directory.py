@@ -7,15 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import structlog
+
 from posthouse.model.device import Device
 from posthouse.model.endpoint import Endpoint, parse_endpoint
 from posthouse.model.mailbox import Mailbox, Protocol, fold
 from posthouse.oauth.client import Client
+from posthouse.problems import ProblemError
 from posthouse.providers.applied import from_apply
 from posthouse.providers.provider import Provider, built_in, user_name
 from posthouse.store import configuration
 from posthouse.store.configuration import Configuration, StoredApp
 from posthouse.store.opening import Store
+
+log = structlog.get_logger("directory")
 
 
 @dataclass(frozen=True)
@@ -112,5 +117,11 @@ class Directory:
 
 
 def _providers(loaded: Configuration) -> dict[str, Provider]:
-    own = {name: from_apply(stored.document) for name, stored in loaded.providers.items()}
-    return {**built_in(), **own}
+    """Without those whose stored settings make no sense any more: they must not take the others along."""
+    usable = {name: provider for name, provider in built_in().items() if name not in loaded.providers}
+    for name, stored in loaded.providers.items():
+        try:
+            usable[name] = from_apply(stored.document)
+        except ProblemError as cause:
+            log.error("provider cannot be used", provider=name, why=str(cause))
+    return usable

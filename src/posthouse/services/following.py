@@ -4,14 +4,18 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
+import structlog
+
 from posthouse.services.directory import Directory
 from posthouse.store import events
-from posthouse.store.database import DatabaseUnavailable
+from posthouse.store.database import CommitUnknown, DatabaseUnavailable
 from posthouse.store.events import Event
 from posthouse.store.opening import Store
 
 POLL = 1.0
 Listener = Callable[[Event], Awaitable[None]]
+
+log = structlog.get_logger("following")
 
 
 class Following:
@@ -42,14 +46,24 @@ class Following:
                 async with asyncio.timeout(POLL):
                     await self._rung.wait()
             self._rung.clear()
-            with contextlib.suppress(DatabaseUnavailable):
+            with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
                 await self.look()
 
     async def look(self) -> None:
-        """Tell about everything new."""
+        """Tell about everything new. What could not be told for want of the database is told again."""
         await self._directory.refresh()
         while found := await self._store.database.read(lambda tx: events.after(tx, self._position)):
             for event in found:
-                self._position = event.id
                 for listener in self._listeners:
-                    await listener(event)
+                    await _tell(listener, event)
+                self._position = event.id
+
+
+async def _tell(listener: Listener, event: Event) -> None:
+    """A listener that falls down keeps neither the others nor later events waiting."""
+    try:
+        await listener(event)
+    except (DatabaseUnavailable, CommitUnknown):
+        raise
+    except Exception as cause:
+        log.error("listener fell down", about=event.kind, kind=type(cause).__name__)

@@ -1,5 +1,6 @@
 """How every mailbox and token stands, read at one moment: what page, API and command line all show."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -11,6 +12,7 @@ from posthouse.store import messages, tokens
 from posthouse.store.database import Transaction
 from posthouse.store.messages import Summary
 from posthouse.store.opening import Store
+from posthouse.store.sealing import Unsealable
 from posthouse.store.tokens import SettingResult
 
 Direction = Literal["incoming", "outgoing", "both", "none"]
@@ -120,7 +122,7 @@ class _Rows:
 
 
 async def overview(store: Store, directory: Directory) -> Overview:
-    """One read transaction, beside the newest configuration. Raises DatabaseUnavailable, Unsealable."""
+    """One read transaction, beside the newest configuration. Raises DatabaseUnavailable."""
     await directory.refresh()
     rows = await store.database.read(lambda tx: _read(tx, store))
     return _assemble(directory.now, rows)
@@ -129,7 +131,7 @@ async def overview(store: Store, directory: Directory) -> Overview:
 async def _read(tx: Transaction, store: Store) -> _Rows:
     found = await tokens.everything(tx)
     serving = [token.serving_grant for token in found if token.serving_grant]
-    grants = [await tokens.get_grant(tx, store.sealer, grant_id) for grant_id in serving]
+    grants = [await _readable(tx, store, grant_id) for grant_id in serving]
     return _Rows(
         found,
         {grant.id: grant for grant in grants if grant is not None},
@@ -137,6 +139,12 @@ async def _read(tx: Transaction, store: Store) -> _Rows:
         await messages.counts(tx),
         _last_sent(await messages.page(tx, state="sent")),
     )
+
+
+async def _readable(tx: Transaction, store: Store, grant_id: str) -> Grant | None:
+    with contextlib.suppress(Unsealable):
+        return await tokens.get_grant(tx, store.sealer, grant_id)
+    return None
 
 
 def _last_sent(newest: Iterable[Summary]) -> dict[str, float]:
