@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from posthouse.services.overview import overview
 from tests.support.boxes import ALICE, BOB, PRINTER, box
 from tests.support.house import house, until
 
@@ -100,3 +101,22 @@ async def test_a_large_message_arrives_octet_by_octet_as_it_was(tmp_path: Path, 
         [stored] = provider.texts(BOB)
         assert stored.partition("\r\n\r\n")[2] == body.replace("\n", "\r\n")
         assert list((tmp_path / "data" / "spool").iterdir()) == []
+
+
+async def test_a_login_that_is_refused_shows_at_the_mailbox_until_one_is_taken_again(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
+        await gateway.by_device(ALICE, provider.approve_as(ALICE))
+
+        async def shown(state: str) -> bool:
+            seen = await overview(gateway.parts.store, gateway.parts.directory)
+            [server] = seen.mailboxes[0].servers
+            return server.state == state and (state == "proved" or "5.7.139" in server.answer)
+
+        await until(lambda: shown("proved"), "the proof of the token being shown")
+        await provider.control("protocols", protocol="smtp", on=False)
+        queue_id = await gateway.send(PRINTER, BOB, "Refused for now")
+        await until(lambda: shown("refused"), "the refusal being shown at its server")
+        await provider.control("protocols", protocol="smtp", on=True)
+        gateway.clock.forward(60)
+        await gateway.until_message(queue_id, "sent")
+        assert await shown("proved")

@@ -24,9 +24,11 @@ from posthouse.model.token import TokenState
 from posthouse.protocol.smtp_client import EnvelopeAnswered
 from posthouse.protocol.smtp_reply import Reply
 from posthouse.providers.catalogue import explain_network, explain_smtp
+from posthouse.providers.provider import Family
 from posthouse.services.clock import Clock
 from posthouse.services.credentials import Credentials, Way
 from posthouse.services.directory import Directory
+from posthouse.services.proving import Proof, failure
 from posthouse.services.token_keeper import NoToken
 from posthouse.services.upstream import SmtpSession, UpstreamFailed, open_smtp
 from posthouse.store import leases, messages, tokens
@@ -57,7 +59,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Lane:
-    """One mailbox that is ours to send for. `held_until`: the mailbox rests after a refusal that concerns it."""
+    """One mailbox that is ours to send for. `held_until`: the mailbox rests after a refusal that concerns it.
+
+    `fared`: what was last written down about logging in for it.
+    """
 
     epoch: int
     bucket: Bucket
@@ -67,6 +72,7 @@ class _Lane:
     """Grows with every message, so that a worker who found nothing sees whether one came meanwhile."""
     held_until: float = 0.0
     holds: int = 0
+    fared: tuple[str, str] | None = None
 
     def ring(self) -> bool:
         """There is something to send; whether an idle worker has been told."""
@@ -110,7 +116,7 @@ class Dispatcher:
     async def release(self, mailbox_id: str) -> None:
         lane = self._lanes.get(mailbox_id)
         if lane is not None:
-            lane.held_until, lane.holds = 0.0, 0
+            lane.held_until, lane.holds, lane.fared = 0.0, 0, None
         now = self.clock()
         await self.store.database.write(lambda tx: messages.release(tx, mailbox_id, now))
         self.accepted(mailbox_id)
@@ -408,19 +414,38 @@ class _Worker:
             await asyncio.sleep(seconds)
 
     async def _ready_session(self) -> SmtpSession:
-        """The open connection, or a new one. A refused access token is renewed once. Raises NoToken, UpstreamFailed."""
+        """The open connection, or a new one. Raises NoToken, UpstreamFailed."""
         if self._session is not None and self._session.usable:
             return self._session
         self._drop_session()
+        try:
+            self._session = await self._new_session()
+        except UpstreamFailed as failed:
+            await self._note(failure("smtp", failed, self._family()))
+            raise
+        await self._note(Proof("smtp", "proved"))
+        return self._session
+
+    async def _new_session(self) -> SmtpSession:
+        """A refused access token is renewed once."""
         way = await self._way()
         try:
-            self._session = await self._open(way)
+            return await self._open(way)
         except UpstreamFailed as failed:
             if failed.stage != "login" or way.serial is None or (failed.reply and failed.reply.temporary):
                 raise
-            way = await self._way(refused_serial=way.serial)
-            self._session = await self._open(way)
-        return self._session
+        return await self._open(await self._way(refused_serial=way.serial))
+
+    async def _note(self, proof: Proof) -> None:
+        """A refused protocol shows on its own setting; only what is new is written."""
+        fared, now = (proof.verdict, proof.cause), self._dispatcher.clock()
+        if self._lane.fared != fared:
+            self._lane.fared = fared
+            cause = " ".join(part for part in (proof.cause, proof.fix) if part)
+            mailbox_id, answer = self._mailbox_id, proof.answer
+            await self._keep_writing(
+                lambda tx: tokens.set_result(tx, mailbox_id, "smtp", proof.verdict, now, answer, cause)
+            )
 
     async def _way(self, refused_serial: int | None = None) -> Way:
         mailbox = self._mailbox
@@ -456,7 +481,7 @@ class _Worker:
         entry = None if reply.accepted else explain_smtp(self._family(), reply.code, reply.enhanced, reply.text)
         return Said(reply.code, str(reply), entry.class_ if entry else "", entry.meaning if entry else "")
 
-    def _family(self) -> str:
+    def _family(self) -> Family:
         mailbox = self._mailbox
         provider = self._dispatcher.directory.now.provider_of(mailbox) if mailbox else None
         return provider.family if provider else "any"

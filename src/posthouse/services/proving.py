@@ -31,7 +31,7 @@ async def prove(mailbox: Mailbox, protocol: Protocol, way: Way, *, hostname: str
     try:
         answer = await _TRIES[protocol](mailbox, way, hostname)
     except UpstreamFailed as failed:
-        return _failure(protocol, failed, family)
+        return failure(protocol, failed, family)
     except (OSError, ValueError) as cause:
         return Proof(protocol, "unreachable", f"it could not be tried: {cause}"[:500])
     return Proof(protocol, "proved", answer)
@@ -72,7 +72,8 @@ async def _try_pop3(mailbox: Mailbox, way: Way, hostname: str) -> str:
 _TRIES = {"smtp": _try_smtp, "imap": _try_imap, "pop3": _try_pop3}
 
 
-def _failure(protocol: Protocol, failed: UpstreamFailed, family: Family) -> Proof:
+def failure(protocol: Protocol, failed: UpstreamFailed, family: Family) -> Proof:
+    """What a login or command that failed says about the protocol."""
     entry = _explain(protocol, failed, family)
     verdict: Verdict = "refused" if _is_refusal(failed, entry) else "unreachable"
     return Proof(protocol, verdict, failed.text, entry.meaning if entry else "", entry.fix if entry else "")
