@@ -144,5 +144,7 @@ class Serving:
 
     def __init__(self, place: Place, command: str = "") -> None:
         program = shlex.split(command) or PROGRAM
-        self.process = Process(*program, "serve", "--config", place.settings, log=place.directory / "gateway.log")
+        caches = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(place.directory / "pycache")}
+        log = place.directory / "gateway.log"
+        self.process = Process(*program, "serve", "--config", place.settings, log=log, environment=caches)
         self.greeted = greeting_at(place.plain, self.process) - self.process.began

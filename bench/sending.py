@@ -37,13 +37,13 @@ class Case:
     share: float = 1.0
 
 
-DIRECT = Case("direct, TLS, XOAUTH2", through=False, tls=True)
+DIRECT = Case("direct: a connection each, TLS, XOAUTH2", through=False, tls=True)
 CASES = (
     DIRECT,
-    Case("plain in"),
-    Case("TLS in", tls=True),
-    Case("plain in, 100 a connection", a_connection=100, share=2.0),
-    Case("200 KB, plain in, 10 a connection", a_connection=10, size=200 * 1024, share=0.2),
+    Case("a connection each, plain in"),
+    Case("a connection each, TLS in", tls=True),
+    Case("100 a connection, plain in", a_connection=100, share=2.0),
+    Case("200 KB, 10 a connection, plain in", a_connection=10, size=200 * 1024, share=0.2),
 )
 
 
@@ -147,6 +147,7 @@ def run(words: argparse.Namespace) -> None:
 
 def _cold_starts(bench: Bench) -> list[str]:
     """Seconds from the start of the process to the first greeting and to the first message on disk."""
+    Serving(bench.place, bench.words.serve).process.stop()
     greeted, accepted = [], []
     for _ in range(bench.words.runs):
         bench.serving = Serving(bench.place, bench.words.serve)
