@@ -8,6 +8,8 @@ from functools import lru_cache
 
 HEADER_LIMIT = 256 * 1024
 """Octets of header that a message may have."""
+FROM_LIMIT = 2000
+"""Characters of From that are looked at."""
 
 _FOLD = re.compile(rb"\r\n[ \t]+")
 _END = b"\r\n\r\n"
@@ -105,7 +107,7 @@ def _mailbox(name: str, address: str) -> str:
 def _name_and_address(text: str) -> tuple[str, str]:
     if (plain := _PLAIN.fullmatch(text)) is not None:
         return plain[1] or "", plain[2] or plain[3]
-    return parseaddr(text)
+    return parseaddr(text[:FROM_LIMIT])
 
 
 def _without(lines: bytes, fields: list[re.Match[bytes]]) -> bytes:
