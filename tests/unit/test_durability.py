@@ -1,0 +1,148 @@
+"""250 is said after the message is on disk, and not before."""
+
+import asyncio
+import base64
+import sqlite3
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posthouse.store import sqlite
+from posthouse.store.sqlite import SqliteDatabase
+from tests.support.house import House, house
+
+MAIL = """
+[[mailbox]]
+address = "alice@example.com"
+password = "secret"
+smtp = "127.0.0.1:9 tls"
+
+[[device]]
+name = "printer"
+mailboxes = ["alice@example.com"]
+"""
+MESSAGE = b"Subject: A page\r\n\r\nText.\r\n.\r\n"
+
+
+@dataclass(slots=True)
+class Disk:
+    """Stands between the writer and its commits: holds them back, or refuses them."""
+
+    path: Path
+    held: threading.Event = field(default_factory=threading.Event)
+    goes_on: threading.Event = field(default_factory=threading.Event)
+    refuses: bool = False
+
+    def commit(self, real: sqlite3.Connection) -> Any:
+        self.held.set()
+        assert self.goes_on.wait(10)
+        if self.refuses:
+            raise sqlite3.OperationalError("disk I/O error")
+        return real.execute("COMMIT")
+
+    def messages(self) -> int:
+        """How many there would be if the power failed now."""
+        with sqlite3.connect(self.path) as other:
+            return int(other.execute("SELECT count(*) FROM message").fetchone()[0])
+
+
+class Held:
+    """A connection whose COMMIT goes by way of `Disk`."""
+
+    def __init__(self, real: sqlite3.Connection, disk: Disk) -> None:
+        self._real = real
+        self._disk = disk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def execute(self, text: str, *values: Any) -> Any:
+        return self._disk.commit(self._real) if text == "COMMIT" else self._real.execute(text, *values)
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[House]:
+    async with house(tmp_path / "data", MAIL, background=False) as made:
+        await made.gateway.start_listeners()
+        yield made
+
+
+@pytest.fixture
+async def device(gateway: House) -> AsyncIterator["Device"]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.gateway.smtp_ports[0])
+    login = base64.b64encode(b"\0printer\0" + gateway.passwords["printer"].reveal().encode())
+    made = Device(reader, writer)
+    await made.reply()
+    for line in (b"EHLO printer", b"AUTH PLAIN " + login, b"MAIL FROM:<a@b.c>", b"RCPT TO:<bob@b.c>", b"DATA"):
+        code = await made.say(line + b"\r\n")
+    assert code == 354
+    yield made
+    writer.close()
+    await writer.wait_closed()
+
+
+@dataclass(slots=True)
+class Device:
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def say(self, data: bytes) -> int:
+        self.writer.write(data)
+        return await self.reply()
+
+    async def reply(self) -> int:
+        while (line := await self.reader.readline())[3:4] == b"-":
+            pass
+        return int(line[:3])
+
+
+def hold_commits(gateway: House, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk(gateway.gateway.settings.data / "posthouse.sqlite")
+    commit = SqliteDatabase._commit
+    monkeypatch.setattr(
+        SqliteDatabase,
+        "_commit",
+        lambda database, connection, group: commit(database, Held(connection, disk), group),  # type: ignore[arg-type]
+    )
+    return disk
+
+
+async def test_250_waits_for_the_commit(gateway: House, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = hold_commits(gateway, monkeypatch)
+    answer = asyncio.create_task(device.say(MESSAGE))
+    await asyncio.to_thread(disk.held.wait, 10)
+    await asyncio.wait([answer], timeout=0.1)
+    assert not answer.done()
+    assert disk.messages() == 0
+    disk.goes_on.set()
+    assert await answer == 250
+    assert disk.messages() == 1
+
+
+async def test_a_commit_that_fails_is_answered_451_and_leaves_nothing(
+    gateway: House, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = hold_commits(gateway, monkeypatch)
+    disk.refuses = True
+    disk.goes_on.set()
+    assert await device.say(MESSAGE) == 451
+    assert disk.messages() == 0
+    disk.refuses = False
+    for line in (b"MAIL FROM:<a@b.c>\r\n", b"RCPT TO:<bob@b.c>\r\n", b"DATA\r\n"):
+        await device.say(line)
+    assert await device.say(MESSAGE) == 250
+    assert disk.messages() == 1
+
+
+def test_every_commit_is_synced_to_the_disk(tmp_path: Path) -> None:
+    connection = sqlite.connect(tmp_path / "posthouse.sqlite")
+    try:
+        full = 2
+        assert connection.execute("PRAGMA synchronous").fetchone()[0] == full
+        assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    finally:
+        connection.close()
