@@ -108,3 +108,36 @@ async def waits(gateway: House) -> bool:
     database = gateway.parts.store.database
     assert isinstance(database, SqliteDatabase)
     return bool(database._queue)
+
+
+@pytest.mark.parametrize("which", [1, 2, 3])
+async def test_a_claim_that_was_not_heard_of_leaves_no_message_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    """The first claim of a worker, or one that shares its commit with an outcome."""
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await gateway.by_device(ALICE, provider.approve_as(ALICE))
+        await gateway.gateway.start_listeners()
+        sent = [await gateway.send(PRINTER, BOB, f"Number {number}") for number in range(8)]
+        claim, write, claims = messages.claim, gateway.parts.store.database.write, []
+
+        async def noted(*words: Any) -> Any:
+            claims.append(found := await claim(*words))
+            return found
+
+        async def not_heard(work: Any) -> Any:
+            before = len(claims)
+            result = await write(work)
+            if before < which <= len(claims) and claims[which - 1]:
+                raise CommitUnknown("the connection was lost")
+            return result
+
+        monkeypatch.setattr(messages, "claim", noted)
+        monkeypatch.setattr(gateway.parts.store.database, "write", not_heard)
+        await gateway.gateway.start_background()
+        for queue_id in sent:
+            await gateway.until_message(queue_id, "sent")
+        assert sorted(provider.subjects(BOB)) == [f"Number {number}" for number in range(8)]

@@ -8,6 +8,7 @@ commit with "handing over" of the other: one round trip and one commit a message
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -54,6 +55,7 @@ WRITE_AGAIN_AT_FIRST, WRITE_AGAIN_AT_MOST = 0.2, 5.0
 """Seconds before what the database did not take is written again."""
 
 log = structlog.get_logger("dispatcher")
+_claims = itertools.count(1)
 T = TypeVar("T")
 
 
@@ -274,7 +276,7 @@ class _Worker:
             if self._claims:
                 return True
             if self._found_nothing_at != self._lane.news:
-                self._take(await self._dispatcher.store.database.write(self._claiming()))
+                self._take(await self._claim())
             elif not await self._more_comes():
                 return False
         return False
@@ -283,13 +285,31 @@ class _Worker:
     def _resting(self) -> bool:
         return self._dispatcher.stopping or self._lane.held_until > self._dispatcher.clock()
 
+    async def _claim(self) -> list[Claim]:
+        """Raises DatabaseUnavailable, with nothing claimed."""
+        claiming = self._claiming()
+        try:
+            return await self._dispatcher.store.database.write(claiming)
+        except CommitUnknown:
+            return await self._keep_writing(claiming)
+
     def _claiming(self) -> Callable[[Transaction], Coroutine[Any, Any, list[Claim]]]:
-        """The work that claims the next messages; what it claimed is given to `_take`."""
+        """The work that claims the next messages; what it claimed is given to `_take`.
+
+        Done again, because its commit was not heard of, it undoes first what it may have claimed before.
+        """
         dispatcher, lane, now = self._dispatcher, self._lane, self._dispatcher.clock()
         self._batch = min(self._batch * 2, BATCH) if now - self._claimed_at < QUICK else BATCH_AT_FIRST
         self._claimed_at = now
         self._found_nothing_at = lane.news
-        return lambda tx: messages.claim(tx, self._mailbox_id, dispatcher.node_id, lane.epoch, now, self._batch)
+        owner, tries = f"{dispatcher.node_id} {next(_claims)}", itertools.count()
+
+        async def work(tx: Transaction) -> list[Claim]:
+            if next(tries):
+                await messages.unclaim(tx, self._mailbox_id, owner, lane.epoch, now)
+            return await messages.claim(tx, self._mailbox_id, owner, lane.epoch, now, self._batch)
+
+        return work
 
     def _take(self, claims: list[Claim]) -> None:
         self._claims += claims

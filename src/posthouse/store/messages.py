@@ -76,6 +76,16 @@ _claim = (
     .values(stage=str(Stage.CLAIMED), claim_owner=bindparam("owner"), claim_epoch=bindparam("epoch"))
     .returning(message)
 )
+_unclaim = (
+    update(message)
+    .where(
+        message.c.mailbox_id == bindparam("mailbox"),
+        message.c.claim_owner == bindparam("owner"),
+        message.c.claim_epoch == bindparam("epoch"),
+        message.c.stage == literal(str(Stage.CLAIMED)),
+    )
+    .values(stage="", next_at=bindparam("now"))
+)
 _waiting_mailboxes = (
     select(message.c.mailbox_id, func.min(message.c.next_at).label("first"))
     .where(message.c.state == literal(QUEUED), message.c.stage == literal(""))
@@ -220,11 +230,19 @@ async def exists(tx: Transaction, queue_id: str) -> bool:
 
 
 async def claim(tx: Transaction, mailbox_id: str, owner: str, epoch: int, now: float, at_most: int) -> list[Claim]:
-    """Take messages that are due, oldest first, to hand them over; none where the lease has another epoch by now."""
+    """Take messages that are due, oldest first, to hand them over; none where the lease has another epoch by now.
+
+    `owner` is a name for this claim alone, by which `unclaim` finds what it took.
+    """
     if await tx.one(_still_held, mailbox=mailbox_id, epoch=epoch) is None:
         return []
     rows = await tx.all(_claim, mailbox=mailbox_id, owner=owner, epoch=epoch, now=now, at_most=at_most)
     return sorted((Claim(_queued(row), epoch) for row in rows), key=lambda claim: claim.message.id)
+
+
+async def unclaim(tx: Transaction, mailbox_id: str, owner: str, epoch: int, now: float) -> None:
+    """Undo a claim of which nobody knows whether it was committed."""
+    await tx.run(_unclaim, mailbox=mailbox_id, owner=owner, epoch=epoch, now=now)
 
 
 async def waiting_mailboxes(tx: Transaction) -> dict[str, float]:
