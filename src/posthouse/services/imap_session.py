@@ -2,16 +2,14 @@
 
 import ssl
 from dataclasses import dataclass
-from pathlib import Path
 
 from posthouse.model.endpoint import Endpoint
 from posthouse.net.channel import Channel, ChannelClosed
-from posthouse.net.connect import ConnectFailed, client_context, connect, upgrade
 from posthouse.net.drive import next_event
 from posthouse.protocol import sasl
 from posthouse.protocol.imap_client import ImapClient, State
 from posthouse.protocol.imap_responses import Bye, Completed, Disconnected, Event, Greeting, ProtocolError, Status
-from posthouse.services.upstream import Login, UpstreamFailed
+from posthouse.services.upstream import Login, UpstreamFailed, connected, secure
 
 
 @dataclass(slots=True)
@@ -64,33 +62,19 @@ class ImapSession:
 
 async def open_imap(endpoint: Endpoint, login: Login, *, ca_file: str = "", timeout: float = 30.0) -> ImapSession:
     """Connect, start TLS, log in. Raises UpstreamFailed; stage `login` where the server refused the user."""
-    context = client_context(Path(ca_file) if ca_file else None)
-    try:
-        channel = await connect(endpoint, context, timeout)
-    except ConnectFailed as failed:
-        raise UpstreamFailed(failed.stage, failed.text) from None
-    session = ImapSession(channel, ImapClient(), timeout)
-    try:
+    async with connected(endpoint, login, ca_file, timeout) as (channel, context):
+        session = ImapSession(channel, ImapClient(), timeout)
         await session.greeting()
         if endpoint.tls == "starttls":
             await _start_tls(session, endpoint, context)
         await _log_in(session, endpoint, login)
-    except UpstreamFailed as failed:
-        channel.abort()
-        raise failed.without(login.secret) from None
-    except BaseException:
-        channel.abort()
-        raise
-    return session
+        return session
 
 
 async def _start_tls(session: ImapSession, endpoint: Endpoint, context: ssl.SSLContext) -> None:
     session.engine.starttls()
     await session.succeed()
-    try:
-        await upgrade(session.channel, endpoint, context, session.timeout)
-    except ConnectFailed as failed:
-        raise UpstreamFailed(failed.stage, failed.text) from None
+    await secure(session.channel, endpoint, context, session.timeout)
     session.engine.tls_started()
 
 

@@ -4,6 +4,7 @@ import re
 import ssl
 from base64 import b64decode
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, cast
@@ -182,37 +183,54 @@ async def open_smtp(
     endpoint: Endpoint, login: Login, *, hostname: str, ca_file: str = "", timeout: float = 30.0
 ) -> SmtpSession:
     """Connect, start TLS, log in. Raises UpstreamFailed."""
+    async with connected(endpoint, login, ca_file, timeout) as (channel, context):
+        engine = SmtpClient(
+            hostname,
+            tls=endpoint.tls == "tls",
+            want_starttls=endpoint.tls == "starttls",
+            server=endpoint.host,
+            port=endpoint.port,
+        )
+        session = SmtpSession(channel, engine, timeout)
+        await _prepare(session, endpoint, context, login)
+        return session
+
+
+@asynccontextmanager
+async def connected(
+    endpoint: Endpoint, login: Login, ca_file: str, timeout: float
+) -> AsyncIterator[tuple[Channel, ssl.SSLContext]]:
+    """A connection that is cut where what follows fails; the failure says nothing of the login's secret.
+
+    Raises UpstreamFailed.
+    """
     context = client_context(Path(ca_file) if ca_file else None)
     try:
         channel = await connect(endpoint, context, timeout)
     except ConnectFailed as failed:
         raise UpstreamFailed(failed.stage, failed.text) from None
-    engine = SmtpClient(
-        hostname,
-        tls=endpoint.tls == "tls",
-        want_starttls=endpoint.tls == "starttls",
-        server=endpoint.host,
-        port=endpoint.port,
-    )
-    session = SmtpSession(channel, engine, timeout)
     try:
-        await _prepare(session, endpoint, context, login)
+        yield channel, context
     except UpstreamFailed as failed:
         channel.abort()
         raise failed.without(login.secret) from None
     except BaseException:
         channel.abort()
         raise
-    return session
+
+
+async def secure(channel: Channel, endpoint: Endpoint, context: ssl.SSLContext, timeout: float) -> None:
+    """STARTTLS has been agreed on: the handshake. Raises UpstreamFailed."""
+    try:
+        await upgrade(channel, endpoint, context, timeout)
+    except ConnectFailed as failed:
+        raise UpstreamFailed(failed.stage, failed.text) from None
 
 
 async def _prepare(session: SmtpSession, endpoint: Endpoint, context: ssl.SSLContext, login: Login) -> None:
     if endpoint.tls == "starttls":
         await session.expect(StartTls)
-        try:
-            await upgrade(session.channel, endpoint, context, session.timeout)
-        except ConnectFailed as failed:
-            raise UpstreamFailed(failed.stage, failed.text) from None
+        await secure(session.channel, endpoint, context, session.timeout)
         session.engine.tls_started()
     await session.expect(Ready)
     mechanism = pick_mechanism(session.engine.auth_mechanisms, login.mechanisms)
