@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .device import Device
-from .mailbox import Mailbox, fold
+from posthouse.model.device import Device
+from posthouse.model.mailbox import Mailbox, fold
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ..secret import Secret
+from posthouse.secret import Secret
 
 
 class TokenState(StrEnum):

@@ -9,8 +9,7 @@ from pathlib import Path
 import truststore
 
 from posthouse.model.endpoint import Endpoint
-
-from .channel import Channel
+from posthouse.net.channel import Channel
 
 
 class ConnectFailed(Exception):

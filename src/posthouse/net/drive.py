@@ -3,7 +3,7 @@
 import contextlib
 from typing import Generic, Protocol, TypeVar
 
-from .channel import Channel, ChannelClosed
+from posthouse.net.channel import Channel, ChannelClosed
 
 Event_co = TypeVar("Event_co", covariant=True)
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posthouse.model.outcome import Unreachable
+from posthouse.net.connect import client_context
 from posthouse.oauth.message import MAX_ANSWER, Answer, Request
-
-from .connect import client_context
 
 if TYPE_CHECKING:
     import httpx2

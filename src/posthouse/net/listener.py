@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from .channel import Channel
+from posthouse.net.channel import Channel
 
 Handler = Callable[[Channel], Awaitable[None]]
 OnCrash = Callable[[BaseException], None]

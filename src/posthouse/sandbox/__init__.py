@@ -3,8 +3,8 @@
 For people without a tenant, for the demonstration and for tests. Nothing here is imported by the gateway.
 """
 
-from .box import Sandbox, run
-from .faults import Fault
-from .settings import Client, Person, SandboxSettings
+from posthouse.sandbox.box import Sandbox, run
+from posthouse.sandbox.faults import Fault
+from posthouse.sandbox.settings import Client, Person, SandboxSettings
 
 __all__ = ["Client", "Fault", "Person", "Sandbox", "SandboxSettings", "run"]

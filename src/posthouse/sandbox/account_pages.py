@@ -7,12 +7,12 @@ from urllib.parse import quote, unquote
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from .authorize import UnsafeRequestError
-from .grants import GrantError
-from .pages import page, said
-from .serving import NO_STORE, BadFormError, Form, read_form
-from .settings import Person
-from .signin import ReturnedError, SignIn
+from posthouse.sandbox.authorize import UnsafeRequestError
+from posthouse.sandbox.grants import GrantError
+from posthouse.sandbox.pages import page, said
+from posthouse.sandbox.serving import NO_STORE, BadFormError, Form, read_form
+from posthouse.sandbox.settings import Person
+from posthouse.sandbox.signin import ReturnedError, SignIn
 
 COOKIE = "posthouse_sandbox_person"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlencode, urlsplit
 
-from .settings import SCOPES, Client
+from posthouse.sandbox.settings import SCOPES, Client
 
 CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
 PROMPTS = ("login", "consent", "select_account")

@@ -15,23 +15,22 @@ from typing import Any, Self
 from joserfc.jwk import RSAKey
 
 from posthouse.net.listener import Handler, Listener, bound_socket
+from posthouse.sandbox.certificates import AUTHORITY, server_context, write_private
+from posthouse.sandbox.control import Control
+from posthouse.sandbox.faults import Faults
+from posthouse.sandbox.grants import Ledger, Rules
+from posthouse.sandbox.identity import signing_key
+from posthouse.sandbox.mailbox_door import MailboxDoor
+from posthouse.sandbox.mailbox_kinds import IMAP, POP3
+from posthouse.sandbox.pages import page
+from posthouse.sandbox.post import Limits, PostOffice
+from posthouse.sandbox.provider import Provider
+from posthouse.sandbox.serving import HttpServer
+from posthouse.sandbox.settings import SandboxSettings
+from posthouse.sandbox.signin import SignIn
+from posthouse.sandbox.smtp import SmtpDoor
+from posthouse.sandbox.token_endpoint import Seen
 from posthouse.secret import Secret
-
-from .certificates import AUTHORITY, server_context, write_private
-from .control import Control
-from .faults import Faults
-from .grants import Ledger, Rules
-from .identity import signing_key
-from .mailbox_door import MailboxDoor
-from .mailbox_kinds import IMAP, POP3
-from .pages import page
-from .post import Limits, PostOffice
-from .provider import Provider
-from .serving import HttpServer
-from .settings import SandboxSettings
-from .signin import SignIn
-from .smtp import SmtpDoor
-from .token_endpoint import Seen
 
 DESCRIPTION = "sandbox.json"
 MOST_CONNECTIONS = 20_000

@@ -5,9 +5,8 @@ import binascii
 from collections.abc import Mapping
 from urllib.parse import unquote_plus
 
+from posthouse.sandbox.settings import Client
 from posthouse.secret import Secret
-
-from .settings import Client
 
 
 class ClientError(Exception):

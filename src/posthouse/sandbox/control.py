@@ -16,15 +16,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from posthouse.sandbox.authorize import UnsafeRequestError
+from posthouse.sandbox.faults import Fault, Faults
+from posthouse.sandbox.grants import GrantError
+from posthouse.sandbox.post import DOORS, PostOffice
+from posthouse.sandbox.serving import BadFormError, read_body
+from posthouse.sandbox.signin import SignIn
+from posthouse.sandbox.token_endpoint import Seen
 from posthouse.secret import Secret
-
-from .authorize import UnsafeRequestError
-from .faults import Fault, Faults
-from .grants import GrantError
-from .post import DOORS, PostOffice
-from .serving import BadFormError, read_body
-from .signin import SignIn
-from .token_endpoint import Seen
 
 MOST_MESSAGE = 64 * 1024 * 1024
 T = TypeVar("T")

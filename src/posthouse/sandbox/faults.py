@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from .answers import NAMED
+from posthouse.sandbox.answers import NAMED
 
 Action = Literal["answer", "cut", "lose", "pass"]
 """answer: with the given status, body or reply. cut: the connection, before anything is done.

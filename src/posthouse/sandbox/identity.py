@@ -8,9 +8,9 @@ from typing import Any
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
-from .certificates import write_private
-from .grants import Consent
-from .settings import Person
+from posthouse.sandbox.certificates import write_private
+from posthouse.sandbox.grants import Consent
+from posthouse.sandbox.settings import Person
 
 KEY = "signing.key"
 ALGORITHM = "RS256"

@@ -13,12 +13,11 @@ from posthouse.net.drive import flush
 from posthouse.protocol.imap_server import ImapServer
 from posthouse.protocol.mail_server import Authenticate, Ended, Event, MailServer, StartTls
 from posthouse.protocol.sasl import Credentials
-
-from . import answers
-from .drop import Drop
-from .faults import Fault, Faults
-from .mailbox_kinds import Kind
-from .post import Login, PostOffice
+from posthouse.sandbox import answers
+from posthouse.sandbox.drop import Drop
+from posthouse.sandbox.faults import Fault, Faults
+from posthouse.sandbox.mailbox_kinds import Kind
+from posthouse.sandbox.post import Login, PostOffice
 
 IDLE = 1800
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from posthouse.protocol import imap_server, pop_server
 from posthouse.protocol.mail_server import MailServer
-
-from . import answers
-from .faults import PLACES
-from .post import PostOffice
+from posthouse.sandbox import answers
+from posthouse.sandbox.faults import PLACES
+from posthouse.sandbox.post import PostOffice
 
 
 @dataclass(frozen=True, slots=True)

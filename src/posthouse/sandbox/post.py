@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from posthouse.protocol.sasl import Credentials
-
-from .drop import Drop
-from .grants import Ledger
-from .settings import MAIL_SCOPE, Person, SandboxSettings
+from posthouse.sandbox.drop import Drop
+from posthouse.sandbox.grants import Ledger
+from posthouse.sandbox.settings import MAIL_SCOPE, Person, SandboxSettings
 
 DOORS = ("smtp", "imap", "pop3")
 EVERYBODY = ""

@@ -11,14 +11,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .account_pages import AccountPages
-from .faults import Fault, Faults
-from .identity import CLAIMS, public_keys
-from .serving import Endpoint, FaultyDoors, Form
-from .settings import SCOPES
-from .signin import SignIn
-from .token_endpoint import DEVICE_GRANT, Seen, TokenEndpoint
-from .token_questions import TokenQuestions
+from posthouse.sandbox.account_pages import AccountPages
+from posthouse.sandbox.faults import Fault, Faults
+from posthouse.sandbox.identity import CLAIMS, public_keys
+from posthouse.sandbox.serving import Endpoint, FaultyDoors, Form
+from posthouse.sandbox.settings import SCOPES
+from posthouse.sandbox.signin import SignIn
+from posthouse.sandbox.token_endpoint import DEVICE_GRANT, Seen, TokenEndpoint
+from posthouse.sandbox.token_questions import TokenQuestions
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .faults import Fault
+from posthouse.sandbox.faults import Fault
 
 MOST_BODY = 64 * 1024
 MOST_FIELDS = 100

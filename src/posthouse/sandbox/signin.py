@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from .authorize import AuthorizeError, AuthorizeRequest, read_request, return_address
-from .grants import Consent, GrantError, Issued, Ledger
-from .settings import SCOPES, Client, Person, SandboxSettings
+from posthouse.sandbox.authorize import AuthorizeError, AuthorizeRequest, read_request, return_address
+from posthouse.sandbox.grants import Consent, GrantError, Issued, Ledger
+from posthouse.sandbox.settings import SCOPES, Client, Person, SandboxSettings
 
 
 class ReturnedError(Exception):

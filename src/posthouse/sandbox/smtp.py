@@ -27,10 +27,9 @@ from posthouse.protocol.smtp_server import (
     SmtpServer,
     StartTls,
 )
-
-from . import answers
-from .faults import Fault, Faults
-from .post import Login, PostOffice
+from posthouse.sandbox import answers
+from posthouse.sandbox.faults import Fault, Faults
+from posthouse.sandbox.post import Login, PostOffice
 
 IDLE = 300
 LONGEST_FROM = 4096

@@ -9,13 +9,13 @@ from joserfc.jwk import RSAKey
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .authorize import AuthorizeError, read_scopes
-from .clients import ClientError, authenticate
-from .grants import GrantError, Issued
-from .identity import id_token
-from .serving import NO_STORE, Form, refusal
-from .settings import Client
-from .signin import SignIn
+from posthouse.sandbox.authorize import AuthorizeError, read_scopes
+from posthouse.sandbox.clients import ClientError, authenticate
+from posthouse.sandbox.grants import GrantError, Issued
+from posthouse.sandbox.identity import id_token
+from posthouse.sandbox.serving import NO_STORE, Form, refusal
+from posthouse.sandbox.settings import Client
+from posthouse.sandbox.signin import SignIn
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 Grant = Callable[[Client, Form], Issued]

@@ -6,12 +6,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .clients import ClientError, authenticate
-from .grants import Access, Consent
-from .identity import claims
-from .serving import NO_STORE, Form, refusal
-from .settings import Client
-from .signin import SignIn
+from posthouse.sandbox.clients import ClientError, authenticate
+from posthouse.sandbox.grants import Access, Consent
+from posthouse.sandbox.identity import claims
+from posthouse.sandbox.serving import NO_STORE, Form, refusal
+from posthouse.sandbox.settings import Client
+from posthouse.sandbox.signin import SignIn
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import bindparam, insert, literal, select, update
 
-from ..model.message import MessageState
-from . import journal
-from .compiling import one_of
-from .database import Transaction
-from .tables import message, meta
+from posthouse.model.message import MessageState
+from posthouse.store import journal
+from posthouse.store.compiling import one_of
+from posthouse.store.database import Transaction
+from posthouse.store.tables import message, meta
 
 Document = dict[str, dict[str, dict[str, Any]]]
 """By kind and name."""

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 from sqlalchemy import bindparam, insert, literal, or_, select, update
 
-from .compiling import one_of
-from .database import Row, Transaction
-from .sealing import Sealer, Unsealable
-from .tables import authorisation
+from posthouse.store.compiling import one_of
+from posthouse.store.database import Row, Transaction
+from posthouse.store.sealing import Sealer, Unsealable
+from posthouse.store.tables import authorisation
 
 OPEN = ("started", "permitted", "proving", "unverified")
 """States in which something may still come of it; `unverified` waits for the administrator to confirm the person."""

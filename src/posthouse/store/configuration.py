@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from ..model.device import Device, DeviceSettings
-from ..model.mailbox import Mailbox, MailboxSettings
-from ..secret import Secret
-from . import events
-from .database import Row, Transaction
-from .sealing import Sealer
-from .tables import app, device, mailbox, provider
+from posthouse.model.device import Device, DeviceSettings
+from posthouse.model.mailbox import Mailbox, MailboxSettings
+from posthouse.secret import Secret
+from posthouse.store import events
+from posthouse.store.database import Row, Transaction
+from posthouse.store.sealing import Sealer
+from posthouse.store.tables import app, device, mailbox, provider
 
 
 @dataclass(frozen=True, slots=True)

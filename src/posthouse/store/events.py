@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 from sqlalchemy import bindparam, insert, select, update
 
-from .compiling import insert_if_absent
-from .database import Row, Transaction
-from .tables import counter, cursor, event
+from posthouse.store.compiling import insert_if_absent
+from posthouse.store.database import Row, Transaction
+from posthouse.store.tables import counter, cursor, event
 
 PAGE = 200
 

@@ -7,7 +7,7 @@ from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from .tables import metadata
+from posthouse.store.tables import metadata
 
 SCHEMA = "0001"
 """The newest migration."""

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import bindparam, insert, or_, select
 
-from .database import Row, Transaction
-from .tables import journal
+from posthouse.store.database import Row, Transaction
+from posthouse.store.tables import journal
 
 PAGE = 200
 

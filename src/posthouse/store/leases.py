@@ -6,9 +6,9 @@ the mailbox's own epoch: a join with the expired node in the WHERE clause was me
 
 from sqlalchemy import bindparam, delete, select, update
 
-from .compiling import insert_if_absent
-from .database import Transaction
-from .tables import mailbox, node
+from posthouse.store.compiling import insert_if_absent
+from posthouse.store.database import Transaction
+from posthouse.store.tables import mailbox, node
 
 ALIVE = 20.0
 """Seconds a node is believed to live after a heartbeat."""

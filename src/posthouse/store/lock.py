@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from ..problems import problem
+from posthouse.problems import problem
 
 NETWORK_FILE_SYSTEMS = {
     "nfs",

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import msgspec
 from sqlalchemy import bindparam, case, delete, func, insert, literal, select, update
 
-from ..model.message import MessageState, NewMessage, QueuedMessage, Recipient, Stage
-from . import events, journal
-from .compiling import one_of
-from .database import Row, Transaction
-from .tables import mailbox, message
+from posthouse.model.message import MessageState, NewMessage, QueuedMessage, Recipient, Stage
+from posthouse.store import events, journal
+from posthouse.store.compiling import one_of
+from posthouse.store.database import Row, Transaction
+from posthouse.store.tables import mailbox, message
 
 QUEUED, PARKED = str(MessageState.QUEUED), str(MessageState.PARKED)
 _decode_recipients = msgspec.json.Decoder(list[tuple[str, str, str]]).decode

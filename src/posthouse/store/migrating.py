@@ -11,7 +11,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from ..problems import problem
+from posthouse.problems import problem
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 

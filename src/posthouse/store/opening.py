@@ -9,13 +9,13 @@ from pathlib import Path
 
 from sqlalchemy import bindparam, insert, select
 
-from ..problems import problem
-from . import events, fresh
-from .database import Database, Row, Transaction
-from .sealing import MasterKey, Sealer, Unsealable, new_data_key, read_master_key, wrong_key
-from .spool import FileSpool, Spool, TableSpool
-from .sqlite import SqliteDatabase, connect
-from .tables import sealing_key
+from posthouse.problems import problem
+from posthouse.store import events, fresh
+from posthouse.store.database import Database, Row, Transaction
+from posthouse.store.sealing import MasterKey, Sealer, Unsealable, new_data_key, read_master_key, wrong_key
+from posthouse.store.spool import FileSpool, Spool, TableSpool
+from posthouse.store.sqlite import SqliteDatabase, connect
+from posthouse.store.tables import sealing_key
 
 _keys = select(sealing_key).order_by(sealing_key.c.created_at, sealing_key.c.id)
 _add_key = insert(sealing_key).values(
@@ -75,7 +75,7 @@ async def _first_key(tx: Transaction, master: MasterKey) -> list[Row]:
 async def _open_embedded(path: Path) -> Database:
     try:
         if _prepare_embedded(path) != fresh.SCHEMA:
-            from .migrating import migrate_embedded
+            from posthouse.store.migrating import migrate_embedded
 
             migrate_embedded(path)
         return SqliteDatabase(path)
@@ -98,6 +98,6 @@ def _prepare_embedded(path: Path) -> str:
 
 
 async def _open_postgres(url: str) -> Database:
-    from .opening_postgres import open_postgres
+    from posthouse.store.opening_postgres import open_postgres
 
     return await open_postgres(url)

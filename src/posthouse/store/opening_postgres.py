@@ -5,10 +5,10 @@ from typing import Any
 import asyncpg
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
-from ..problems import problem
-from . import fresh
-from .database import Database, DatabaseUnavailable
-from .postgres import PostgresDatabase
+from posthouse.problems import problem
+from posthouse.store import fresh
+from posthouse.store.database import Database, DatabaseUnavailable
+from posthouse.store.postgres import PostgresDatabase
 
 TRIES = 5
 _ANOTHER_WAS_FASTER = (asyncpg.UniqueViolationError, asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError)
@@ -34,7 +34,7 @@ async def _prepare_postgres(url: str) -> None:
     finally:
         await connection.close()
     if found != fresh.SCHEMA:
-        from .migrating import migrate_postgres
+        from posthouse.store.migrating import migrate_postgres
 
         await migrate_postgres(url)
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from .database import Row, Transaction
-from .tables import administrator, api_key, session, sign_in_link
+from posthouse.store.database import Row, Transaction
+from posthouse.store.tables import administrator, api_key, session, sign_in_link
 
 
 @dataclass(frozen=True, slots=True)

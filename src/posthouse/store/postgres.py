@@ -7,8 +7,8 @@ import asyncpg
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.sql.expression import ClauseElement
 
-from .compiling import Compiler
-from .database import CommitUnknown, DatabaseUnavailable, Duplicate, Row, Work
+from posthouse.store.compiling import Compiler
+from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Duplicate, Row, Work
 
 T = TypeVar("T")
 TRIES = 8

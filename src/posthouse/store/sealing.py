@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ..problems import ProblemError, problem
+from posthouse.problems import ProblemError, problem
 
 _FORMAT = b"\x01"
 _KEY_ID = 4

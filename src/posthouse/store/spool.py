@@ -9,9 +9,9 @@ from typing import Protocol
 
 from sqlalchemy import bindparam, delete, insert, select
 
-from .database import Database, Transaction
-from .sealing import OVERHEAD, Sealer, sync_directory
-from .tables import message, piece
+from posthouse.store.database import Database, Transaction
+from posthouse.store.sealing import OVERHEAD, Sealer, sync_directory
+from posthouse.store.tables import message, piece
 
 INLINE = 64 * 1024
 """Octets of body that are kept in the message row."""

@@ -17,9 +17,9 @@ from typing import Any, TypeVar, cast
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.sql.expression import ClauseElement
 
-from .checkpoints import Checkpoints
-from .compiling import Compiler
-from .database import DatabaseUnavailable, Duplicate, Row, Work
+from posthouse.store.checkpoints import Checkpoints
+from posthouse.store.compiling import Compiler
+from posthouse.store.database import DatabaseUnavailable, Duplicate, Row, Work
 
 T = TypeVar("T")
 GROUP = 500

@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 from sqlalchemy import bindparam, delete, insert, or_, select, update
 
-from ..model.token import Grant, Token, TokenState
-from ..secret import Secret
-from . import events
-from .compiling import insert_if_absent, one_of
-from .database import Row, Transaction
-from .ids import new_id
-from .sealing import Sealer, Unsealable
-from .tables import grant, setting, token
+from posthouse.model.token import Grant, Token, TokenState
+from posthouse.secret import Secret
+from posthouse.store import events
+from posthouse.store.compiling import insert_if_absent, one_of
+from posthouse.store.database import Row, Transaction
+from posthouse.store.ids import new_id
+from posthouse.store.sealing import Sealer, Unsealable
+from posthouse.store.tables import grant, setting, token
 
 
 @dataclass(frozen=True, slots=True)
