@@ -1,10 +1,13 @@
 """Stories of mail that is sent through the gateway, with the sandbox as the provider."""
 
+import asyncio
+import smtplib
 from pathlib import Path
 
 import pytest
 
 from posthouse.services.overview import overview
+from posthouse.store import configuration
 from tests.support.boxes import ALICE, BOB, PRINTER, box
 from tests.support.house import house, until
 
@@ -120,3 +123,17 @@ async def test_a_login_that_is_refused_shows_at_the_mailbox_until_one_is_taken_a
         gateway.clock.forward(60)
         await gateway.until_message(queue_id, "sent")
         assert await shown("proved")
+
+
+async def test_a_device_that_is_removed_while_it_is_logged_in_sends_nothing_more(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
+        port, password = gateway.gateway.smtp_ports[0], gateway.passwords[PRINTER]
+        client = await asyncio.to_thread(smtplib.SMTP, "127.0.0.1", port)
+        await asyncio.to_thread(client.login, PRINTER, password.reveal())
+        assert (await asyncio.to_thread(client.mail, "scanner@printer.example"))[0] == 250
+        [device] = gateway.parts.directory.now.configuration.devices
+        await gateway.parts.store.database.write(lambda tx: configuration.remove(tx, "device", device))
+        await gateway.parts.directory.refresh()
+        await asyncio.to_thread(client.rset)
+        assert (await asyncio.to_thread(client.mail, "scanner@printer.example"))[0] == 530
+        client.close()

@@ -1,5 +1,6 @@
 """`posthouse serve`: the gateway, until it is told to stop."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ def serve(config: Path | None, debug: bool) -> int:
 async def _serve(settings: Settings) -> int:
     from posthouse.app import open_gateway
     from posthouse.services.entrance import nobody_yet, sign_in_link
+    from posthouse.store.database import CommitUnknown, DatabaseUnavailable
 
     stop = stop_on_signals()
     gateway = await open_gateway(settings, create=True)
@@ -30,9 +32,10 @@ async def _serve(settings: Settings) -> int:
         await gateway.start_listeners()
         await gateway.start_background()
         await gateway.start_web()
-        if await nobody_yet(gateway.parts.store):
-            link = await sign_in_link(gateway.parts.store, gateway.parts.clock, settings.external_url)
-            _tell_once(f"Sign in to the page, once, within 15 minutes:\n{link.reveal()}")
+        with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
+            if await nobody_yet(gateway.parts.store):
+                link = await sign_in_link(gateway.parts.store, gateway.parts.clock, settings.external_url)
+                _tell_once(f"Sign in to the page, once, within 15 minutes:\n{link.reveal()}")
         await stop.wait()
     finally:
         await gateway.close()

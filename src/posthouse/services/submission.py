@@ -192,7 +192,7 @@ class _Conversation:
 
     async def _mail_from(self, event: MailFrom) -> None:
         await self._drop_mail()
-        device = self._device
+        device = self._device = self._as_it_is_now()
         if device is None:
             self._engine.reply(Reply(530, "5.7.0", "Authentication comes first"))
             return
@@ -206,6 +206,12 @@ class _Conversation:
         eight_bit = event.body == "8BITMIME"
         self._mail = _Mail(mailbox, _envelope_sender(mailbox, event.address), event.smtputf8, eight_bit)
         self._engine.reply(replies.SENDER_OK)
+
+    def _as_it_is_now(self) -> Device | None:
+        """The device that logged in, with its present settings; None once it is removed or has another password."""
+        then = self._device
+        now = self._service.directory.now.configuration.devices.get(then.id) if then else None
+        return now if now is not None and then is not None and now.password_hash == then.password_hash else None
 
     async def _rcpt_to(self, event: RcptTo) -> None:
         if not self._service.has_space():
