@@ -3,6 +3,7 @@
 import contextlib
 import mmap
 import os
+import signal
 import socket
 import statistics
 import struct
@@ -30,6 +31,7 @@ class Process:
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **(environment or {})},
+                start_new_session=True,
             )
         self._log = log
 
@@ -69,12 +71,16 @@ class Process:
             self.check()
 
     def stop(self) -> None:
-        self._process.terminate()
-        try:
+        """With all that it has started, as a profiler has."""
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
 
 class Counter:
