@@ -357,3 +357,12 @@ async def test_lists_can_be_narrowed_to_a_state(store: Store) -> None:
         return await store.database.read(work)
 
     assert (await ids("sent"), await ids("queued"), await ids("failed")) == (["m1"], ["m2"], [])
+
+
+async def test_mailboxes_with_parked_mail_are_found_once_each(site: Site) -> None:
+    store = await site.node()
+    await add_mailboxes(store, "mb_1", "mb_2")
+    await accept(store, "m1", "m2")
+    assert await store.database.read(messages.parked_mailboxes) == []
+    await store.database.write(lambda tx: messages.park(tx, "mb_1", NOW, "no token"))
+    assert await store.database.read(messages.parked_mailboxes) == ["mb_1"]

@@ -203,9 +203,7 @@ class Dispatcher:
 
     async def _release_ready(self) -> None:
         """Mail that was parked in the very moment its token was acquired."""
-        counts = await self.store.database.read(messages.counts)
-        parked = [mailbox_id for mailbox_id, states in counts.items() if states.get("parked")]
-        for mailbox_id in parked:
+        for mailbox_id in await self.store.database.read(messages.parked_mailboxes):
             mailbox = self.directory.now.mailboxes.get(mailbox_id)
             if mailbox is not None and mailbox.token_id and await self._acquired(mailbox.token_id):
                 await self.release(mailbox_id)

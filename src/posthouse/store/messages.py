@@ -86,6 +86,7 @@ _unclaim = (
     )
     .values(stage="", next_at=bindparam("now"))
 )
+_parked_mailboxes = select(message.c.mailbox_id).where(message.c.state == literal(PARKED)).distinct()
 _waiting_mailboxes = (
     select(message.c.mailbox_id, func.min(message.c.next_at).label("first"))
     .where(message.c.state == literal(QUEUED), message.c.stage == literal(""))
@@ -130,7 +131,11 @@ _give_back = (
 )
 _interrupted = (
     update(message)
-    .where(message.c.mailbox_id == bindparam("mailbox"), message.c.stage == bindparam("old_stage"))
+    .where(
+        message.c.state == literal(QUEUED),
+        message.c.mailbox_id == bindparam("mailbox"),
+        message.c.stage == bindparam("old_stage"),
+    )
     .values(stage="", next_at=bindparam("now"), attempts=message.c.attempts + bindparam("spent"))
     .returning(message)
 )
@@ -248,6 +253,11 @@ async def unclaim(tx: Transaction, mailbox_id: str, owner: str, epoch: int, now:
 async def waiting_mailboxes(tx: Transaction) -> dict[str, float]:
     """When the first message of each mailbox that has queued mail is due."""
     return {row["mailbox_id"]: row["first"] for row in await tx.all(_waiting_mailboxes)}
+
+
+async def parked_mailboxes(tx: Transaction) -> list[str]:
+    """Mailboxes that have parked mail."""
+    return [row["mailbox_id"] for row in await tx.all(_parked_mailboxes)]
 
 
 async def hand_over(tx: Transaction, claim: Claim) -> bool:

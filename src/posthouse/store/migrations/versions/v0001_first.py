@@ -168,8 +168,7 @@ def upgrade() -> None:
         sa.Column("claim_epoch", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("message_created", "message", ["created_at"], unique=False)
-    op.create_index("message_due", "message", ["mailbox_id", "state", "next_at"], unique=False)
+    op.create_index("message_due", "message", ["state", "mailbox_id", "next_at"], unique=False)
     op.create_index("message_message_id", "message", ["message_id"], unique=False)
     op.create_table(
         "meta",
