@@ -9,7 +9,7 @@ from posthouse.net.drive import next_event
 from posthouse.protocol import sasl
 from posthouse.protocol.imap_client import ImapClient, State
 from posthouse.protocol.imap_responses import Bye, Completed, Disconnected, Event, Greeting, ProtocolError, Status
-from posthouse.services.upstream import Login, UpstreamFailed, connected, secure
+from posthouse.services.upstream import GOODBYE, Login, UpstreamFailed, connected, secure
 
 
 @dataclass(slots=True)
@@ -50,6 +50,7 @@ class ImapSession:
         self.engine.logout()
         self.channel.write(self.engine.data_to_send())
         self.channel.close()
+        await self.channel.wait_closed(GOODBYE)
 
     async def _next(self) -> Event:
         try:

@@ -17,7 +17,7 @@ from posthouse.protocol.pop_client import (
     PopClient,
     ProtocolError,
 )
-from posthouse.services.upstream import Login, UpstreamFailed, connected, secure
+from posthouse.services.upstream import GOODBYE, Login, UpstreamFailed, connected, secure
 
 
 @dataclass(slots=True)
@@ -55,6 +55,7 @@ class PopSession:
         self.engine.quit()
         self.channel.write(self.engine.data_to_send())
         self.channel.close()
+        await self.channel.wait_closed(GOODBYE)
 
 
 async def open_pop(endpoint: Endpoint, login: Login, *, ca_file: str = "", timeout: float = 30.0) -> PopSession:

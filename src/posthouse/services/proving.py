@@ -10,7 +10,7 @@ from posthouse.providers.provider import Family
 from posthouse.services.credentials import Way
 from posthouse.services.imap_session import open_imap
 from posthouse.services.pop_session import open_pop
-from posthouse.services.upstream import UpstreamFailed, open_smtp
+from posthouse.services.upstream import GOODBYE, UpstreamFailed, open_smtp
 
 Verdict = Literal["proved", "refused", "unreachable"]
 
@@ -45,6 +45,7 @@ async def _try_smtp(mailbox: Mailbox, way: Way, hostname: str) -> str:
         reply = await session.noop()
     finally:
         session.close()
+        await session.channel.wait_closed(GOODBYE)
     if not reply.accepted:
         raise UpstreamFailed("command", str(reply), reply=reply)
     return str(reply)

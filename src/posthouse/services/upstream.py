@@ -37,6 +37,8 @@ from posthouse.secret import Secret
 E = TypeVar("E", bound=Event)
 _WORD = re.compile(r"[^\s\"',;:<>()\[\]{}]+")
 _NO_LETTER = re.compile(r"[^A-Za-z0-9+/]")
+GOODBYE = 1.0
+"""Seconds that the other side has to take part in closing."""
 BODY_TIMEOUT = 600.0
 """Seconds to wait for the verdict after the end of a message (RFC 5321 section 4.5.3.2.6)."""
 
