@@ -22,6 +22,8 @@ from tests.support.serving import Serving, serving
 ROUNDS, SENDERS, MOST = 8, 20, 5
 SMALL, LARGE = "A page.\n", "One of many lines.\n" * 10_000
 BODIES = tuple(f"\r\n\r\n{body}".replace("\n", "\r\n").replace("\r\r", "\r") for body in (SMALL, LARGE))
+LONG = 5.0
+"""Seconds the provider takes in the last round, so that the gateway is killed with a message at its end for certain."""
 SLOW = ("smtp.connect", "smtp.auth", "smtp.mail", "smtp.rcpt", "smtp.data", "smtp.end", "smtp.end", "smtp.end")
 
 
@@ -62,7 +64,7 @@ async def test_accepted_mail_survives_kill_9_and_is_doubled_only_where_the_journ
         crowd = Crowd(await prepared(tmp_path / "data", provider))
         with serving(tmp_path, tmp_path / "data") as gateway, ThreadPoolExecutor(SENDERS) as programs:
             for round_ in range(ROUNDS):
-                await slow_down(provider, SLOW[round_])
+                await slow_down(provider, SLOW[round_], LONG if round_ == ROUNDS - 1 else 0.1)
                 port = await started(gateway)
                 told = len(crowd.told)
                 sending = [
@@ -111,10 +113,10 @@ async def until_more(crowd: Crowd, than: int) -> None:
     await until(more, "a first message being accepted")
 
 
-async def slow_down(provider: Box, place: str) -> None:
+async def slow_down(provider: Box, place: str, seconds: float = 0.1) -> None:
     """The only switch from now on: the provider takes its time at `place`, and then does what it was asked."""
     provider.sandbox.faults.remove()
-    await provider.control("faults", place=place, action="pass", delay=0.1)
+    await provider.control("faults", place=place, action="pass", delay=seconds)
 
 
 @dataclass(frozen=True, slots=True)
