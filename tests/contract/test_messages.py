@@ -1,9 +1,11 @@
 """The queue, on both databases."""
 
+import asyncio
+
 import pytest
 
 from posthouse.model.message import MessageState, Recipient, Stage
-from posthouse.store import events, journal, messages
+from posthouse.store import applied, configuration, events, journal, messages
 from posthouse.store.database import Duplicate, Transaction
 from posthouse.store.opening import Store
 from tests.contract.making import (
@@ -76,6 +78,7 @@ async def test_what_was_accepted_is_claimed_as_it_was_given(store: Store) -> Non
 
 
 async def test_an_accepted_message_is_shown_counted_and_in_the_journal(store: Store) -> None:
+    await add_mailboxes(store, "mb_1")
     await accept(store, "m1")
     summary = await shown(store, "m1")
     assert (summary.state, summary.stage, summary.subject) == (MessageState.QUEUED, Stage.WAITING, "Scanned pages")
@@ -86,6 +89,7 @@ async def test_an_accepted_message_is_shown_counted_and_in_the_journal(store: St
 
 
 async def test_the_same_queue_id_is_not_accepted_twice(store: Store) -> None:
+    await add_mailboxes(store, "mb_1")
     await accept(store, "m1")
     with pytest.raises(Duplicate):
         await accept(store, "m1")
@@ -272,6 +276,7 @@ async def test_parking_tells_once_and_leaves_what_is_being_sent_alone(store: Sto
 
 async def test_two_nodes_that_release_at_once_write_one_line_a_message(site: Site) -> None:
     nodes = await site.nodes(2)
+    await add_mailboxes(nodes[0], "mb_1")
     await accept(nodes[0], "m1", "m2", "m3")
     await park(nodes[0], NOW)
     assert sorted(await together(release(store, NOW + 60) for store in nodes)) == [0, 3]
@@ -294,6 +299,7 @@ async def test_sending_again_asks_refused_recipients_once_more_and_nobody_who_ha
 
 
 async def test_a_parked_message_that_is_tried_again_is_no_longer_parked(store: Store) -> None:
+    await add_mailboxes(store, "mb_1")
     await accept(store, "m1")
     await park(store, NOW)
     assert await retry(store, "m1")
@@ -366,3 +372,29 @@ async def test_mailboxes_with_parked_mail_are_found_once_each(site: Site) -> Non
     assert await store.database.read(messages.parked_mailboxes) == []
     await store.database.write(lambda tx: messages.park(tx, "mb_1", NOW, "no token"))
     assert await store.database.read(messages.parked_mailboxes) == ["mb_1"]
+
+
+async def test_mail_for_a_mailbox_that_is_gone_is_not_accepted(site: Site) -> None:
+    store = await site.node()
+    with pytest.raises(messages.MailboxGone):
+        await accept(store, "m1")
+    assert await store.database.read(messages.page) == []
+
+
+async def test_mail_accepted_while_its_mailbox_is_removed_is_counted_or_refused(site: Site) -> None:
+    """Whichever comes first: what was accepted is seen by whoever removes, and what comes later is refused."""
+    one, other = await site.nodes(2)
+    for number in range(30):
+        await add_mailboxes(one, "mb_1")
+
+        async def remove(tx: Transaction) -> int:
+            waits = await applied.waiting(tx, "mb_1")
+            await configuration.remove(tx, "mailbox", "mb_1")
+            return len(waits)
+
+        accepting = accept(other, f"m{number}")
+        told, counted = await asyncio.gather(accepting, one.database.write(remove), return_exceptions=True)
+        accepted = not isinstance(told, messages.MailboxGone)
+        assert told is None or not accepted
+        assert counted == (1 if accepted else 0)
+        await one.database.write(lambda tx, known=f"m{number}": messages.remove(tx, known, NOW))  # type: ignore[misc]

@@ -10,7 +10,7 @@ from posthouse.store.opening import Store
 from posthouse.store.sealing import Unsealable
 from posthouse.store.spool import ORPHAN_AGE, PIECE, TableSpool
 from posthouse.store.tables import piece
-from tests.contract.making import NOW, Site, accept
+from tests.contract.making import NOW, Site, accept, add_mailboxes
 
 BODY = os.urandom(2 * PIECE + 1000)
 _pieces = select(piece.c.data).order_by(piece.c.message_id, piece.c.number)
@@ -76,6 +76,7 @@ async def test_a_missing_end_is_noticed(store: Store) -> None:
 
 
 async def test_sweeping_removes_what_belongs_to_no_message(site: Site, store: Store) -> None:
+    await add_mailboxes(store, "mb_1")
     await accept(store, "m1", now=NOW)
     await write(store, "m1")
     await write(store, "orphan")

@@ -143,6 +143,8 @@ class Intake:
 
         try:
             return await self.store.database.write(work)
+        except messages.MailboxGone:
+            raise problem("mailbox.unknown", "The mailbox was removed meanwhile.", status=64) from None
         except CommitUnknown:
             with contextlib.suppress(DatabaseUnavailable):
                 if await self.store.database.read(lambda tx: messages.exists(tx, new.id)):

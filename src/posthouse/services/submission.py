@@ -87,7 +87,10 @@ class Submission:
         return self._space > RESERVE
 
     async def accept(self, new: NewMessage) -> bool:
-        """Whether the message is on disk now. Raises DatabaseUnavailable, and CommitUnknown where nobody can tell."""
+        """Whether the message is on disk now.
+
+        Raises MailboxGone and DatabaseUnavailable with nothing written, CommitUnknown where nobody can tell.
+        """
         now = self.clock()
         try:
             await self.store.database.write(lambda tx: messages.accept(tx, new, now, now + DEADLINE))
@@ -312,6 +315,9 @@ class _Conversation:
             return replies.LOCAL_ERROR
         try:
             stored = await self._service.accept(_new_message(mail, mail.head, device, self._service.store))
+        except messages.MailboxGone:
+            await self._forget(mail)
+            return Reply(550, "5.7.1", "The mailbox of this device was removed")
         except CommitUnknown as cause:
             log.error("message stored or not", message=mail.id, cause=str(cause))
             return replies.LOCAL_ERROR

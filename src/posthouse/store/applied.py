@@ -9,7 +9,7 @@ from posthouse.model.message import MessageState
 from posthouse.store import journal
 from posthouse.store.compiling import one_of
 from posthouse.store.database import Transaction
-from posthouse.store.tables import message, meta
+from posthouse.store.tables import mailbox, message, meta
 
 Document = dict[str, dict[str, dict[str, Any]]]
 """By kind and name."""
@@ -19,6 +19,8 @@ _update = update(meta).where(meta.c.name == bindparam("row_name")).values(value=
 _insert = insert(meta).values(name=bindparam("row_name"), value=bindparam("new_value"))
 _of_mailbox = message.c.mailbox_id == bindparam("mailbox")
 _unsent = one_of(message.c.state, tuple(str(state) for state in MessageState if state is not MessageState.SENT))
+_keep_out = select(mailbox.c.id).where(mailbox.c.id == bindparam("mailbox")).with_for_update()
+"""Mail for the mailbox is accepted before we count, or not before we have finished."""
 _waiting = select(message.c.id, message.c.stage).where(
     _of_mailbox, one_of(message.c.state, (str(MessageState.QUEUED), str(MessageState.PARKED)))
 )
@@ -44,7 +46,8 @@ async def remember(tx: Transaction, origin: str, document: Document) -> None:
 
 
 async def waiting(tx: Transaction, mailbox_id: str) -> dict[str, bool]:
-    """Ids of the messages that wait to be sent, and whether somebody is working on them."""
+    """Ids of the messages that wait to be sent, and whether somebody is working on them; no more come meanwhile."""
+    await tx.one(_keep_out, mailbox=mailbox_id)
     return {row["id"]: row["stage"] != "" for row in await tx.all(_waiting, mailbox=mailbox_id)}
 
 

@@ -16,6 +16,10 @@ QUEUED, PARKED = str(MessageState.QUEUED), str(MessageState.PARKED)
 _decode_recipients = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 
 
+class MailboxGone(Exception):
+    """The mailbox was removed meanwhile: nobody would ever send the message."""
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """A message as a list shows it, without its content."""
@@ -52,6 +56,10 @@ _fields = (
     "body", "pieces", "created_at", "deadline_at", "next_at",
 )  # fmt: skip
 _insert = insert(message).values({name: bindparam(name) for name in _fields} | {"state": QUEUED, "stage": ""})
+_its_mailbox = (
+    select(mailbox.c.id).where(mailbox.c.id == bindparam("wanted")).with_for_update(read=True, key_share=True)
+)
+"""Whoever removes the mailbox at the same moment comes after us, and sees the message."""
 _exists = select(message.c.id).where(message.c.id == bindparam("row_id"))
 _due = (
     select(message.c.id)
@@ -197,7 +205,12 @@ _NEWEST = "~"
 
 
 async def accept(tx: Transaction, new: NewMessage, now: float, deadline_at: float) -> None:
-    """Write the message and its first journal line: when this is committed, 250 may be said."""
+    """Write the message and its first journal line: when this is committed, 250 may be said.
+
+    Raises MailboxGone, with nothing written.
+    """
+    if await tx.one(_its_mailbox, wanted=new.mailbox_id) is None:
+        raise MailboxGone(new.mailbox_id)
     await tx.run(
         _insert,
         id=new.id,
