@@ -1,9 +1,10 @@
 """What is particular to the embedded database: the group commit and its disk."""
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,12 @@ async def names(database: SqliteDatabase) -> list[str]:
 
 
 class Gate:
-    """Keeps the writer busy until it is opened, so that work gathers behind it."""
+    """Keeps the disk busy until it is opened, so that work gathers behind it."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._open = threading.Event()
         self._reached = threading.Event()
-        self.held = asyncio.ensure_future(database.write(self._hold))
+        self.held = asyncio.ensure_future(database.write(self._hold, long=True))
 
     async def _hold(self, tx: Transaction) -> None:
         self._reached.set()
@@ -73,13 +74,13 @@ async def closed_gate(database: SqliteDatabase) -> Gate:
 def _count_commits(database: SqliteDatabase) -> list[int]:
     """The sizes of the groups that are committed from now on."""
     groups: list[int] = []
-    commit = database._commit
+    finish = database._finish_group
 
-    def counted(connection: sqlite3.Connection, group: Any) -> Any:
+    def counted(group: Any, answers: Any) -> None:
         groups.append(len(group))
-        return commit(connection, group)
+        finish(group, answers)
 
-    database._commit = counted  # type: ignore[method-assign]
+    database._finish_group = counted  # type: ignore[method-assign]
     return groups
 
 
@@ -256,26 +257,50 @@ async def test_what_does_not_fit_on_the_disk_leaves_nothing_of_its_group_half_do
     assert "b" not in written
 
 
-async def test_a_commit_that_fails_is_nobodys_success(
+async def test_a_database_that_stays_locked_is_nobodys_success(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process holds the write lock for longer than the writer waits."""
-    await _patience(database, 10)
-    other = sqlite3.connect(database._path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    results = await asyncio.gather(put(database, "a"), put(database, "b"), return_exceptions=True)
+    """Another program holds the write lock for longer than the writer waits."""
+    monkeypatch.setattr(sqlite, "LOCKED", 0.01)
+    with somebody_elses(database):
+        results = await asyncio.gather(put(database, "a"), put(database, "b"), return_exceptions=True)
     assert [type(each) for each in results] == [DatabaseUnavailable] * 2
-    other.execute("ROLLBACK")
-    other.close()
     assert await put(database, "c") == 1
     assert await names(database) == ["c"]
 
 
-async def _patience(database: SqliteDatabase, milliseconds: int) -> None:
-    async def work(tx: Transaction) -> None:
-        await tx.one(text(f"PRAGMA busy_timeout={milliseconds}"))
+async def test_a_database_that_is_locked_for_a_while_is_waited_for_beside_everything_else(
+    database: SqliteDatabase,
+) -> None:
+    with somebody_elses(database):
+        waiting = [asyncio.create_task(put(database, name)) for name in "ab"]
+        assert not (await asyncio.wait(waiting, timeout=0.05))[0]
+    assert await together(waiting) == [1, 1]
+    assert await names(database) == ["a", "b"]
 
-    await database.write(work)
+
+@contextlib.contextmanager
+def somebody_elses(database: SqliteDatabase) -> Iterator[None]:
+    """Another program writes."""
+    other = sqlite3.connect(database._path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    yield
+    other.execute("ROLLBACK")
+    other.close()
+
+
+async def test_long_work_stands_alone_and_beside_the_loop(database: SqliteDatabase) -> None:
+    """Were it done on the loop, nobody could open the gate."""
+    gate = await closed_gate(database)
+    groups = _count_commits(database)
+    waiting = [asyncio.create_task(put(database, name)) for name in "ab"]
+    second = Gate(database)
+    waiting += [asyncio.create_task(put(database, name)) for name in "cde"]
+    await asyncio.sleep(0)
+    await gate.open()
+    await second.open()
+    await together(waiting)
+    assert groups == [2, 1, 3]
 
 
 # The write-ahead log

@@ -93,7 +93,7 @@ async def test_a_message_that_is_committed_while_the_gateway_stops_keeps_its_bod
             async def slow(tx: Transaction) -> None:
                 goes_on.wait(10)
 
-            holding_up = asyncio.create_task(gateway.parts.store.database.write(slow))
+            holding_up = asyncio.create_task(gateway.parts.store.database.write(slow, long=True))
             sending = asyncio.create_task(send_large(gateway))
             await until(lambda: waits(gateway), "the message waiting for its commit")
             await asyncio.gather(*(listener.close() for listener in gateway.gateway._listeners))

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from posthouse.store import sqlite
-from posthouse.store.sqlite import SqliteDatabase
 from tests.support.house import House, house
 
 MAIL = """
@@ -102,12 +101,8 @@ class Device:
 
 def hold_commits(gateway: House, monkeypatch: pytest.MonkeyPatch) -> Disk:
     disk = Disk(gateway.gateway.settings.data / "posthouse.sqlite")
-    commit = SqliteDatabase._commit
-    monkeypatch.setattr(
-        SqliteDatabase,
-        "_commit",
-        lambda database, connection, group: commit(database, Held(connection, disk), group),  # type: ignore[arg-type]
-    )
+    database: Any = gateway.parts.store.database
+    monkeypatch.setattr(database, "_connection", Held(database._connection, disk))
     return disk
 
 

@@ -99,7 +99,7 @@ class _Attempt:
                 raise _DryRun
 
         with contextlib.suppress(_DryRun):
-            await self.store.database.write(work)
+            await self.store.database.write(work, long=True)
             for queue_id in writing[0].discarded:
                 await self.store.spool.remove(queue_id)
         return writing[0].report

@@ -120,7 +120,7 @@ class Dispatcher:
         if lane is not None:
             lane.held_until, lane.holds, lane.fared = 0.0, 0, None
         now = self.clock()
-        await self.store.database.write(lambda tx: messages.release(tx, mailbox_id, now))
+        await self.store.database.write(lambda tx: messages.release(tx, mailbox_id, now), long=True)
         self.accepted(mailbox_id)
 
     async def run(self) -> None:
@@ -184,7 +184,7 @@ class Dispatcher:
                 await messages.recover(tx, mailbox_id, now)
             return taken
 
-        for mailbox_id, epoch in (await self.store.database.write(work)).items():
+        for mailbox_id, epoch in (await self.store.database.write(work, long=True)).items():
             self._lanes[mailbox_id] = _Lane(epoch, Bucket(self._pace(mailbox_id)))
 
     def _pace(self, mailbox_id: str) -> int:
@@ -547,7 +547,7 @@ class _Worker:
                 await messages.give_back(tx, mine, now)
             await messages.park(tx, self._mailbox_id, now, problem.sentence)
 
-        await self._keep_writing(work)
+        await self._keep_writing(work, long=True)
         log.warning("mail parked", mailbox=self._mailbox_id, why=problem.sentence)
         return False
 
@@ -594,12 +594,12 @@ class _Worker:
         if sent and message.pieces:
             await self._dispatcher.store.spool.remove(message.id)
 
-    async def _keep_writing(self, work: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
+    async def _keep_writing(self, work: Callable[[Transaction], Coroutine[Any, Any, T]], *, long: bool = False) -> T:
         """What has happened has to be written down, however long the database is away."""
         pause = WRITE_AGAIN_AT_FIRST
         while True:
             try:
-                return await self._dispatcher.store.database.write(work)
+                return await self._dispatcher.store.database.write(work, long=long)
             except (DatabaseUnavailable, CommitUnknown) as cause:
                 log.error("an outcome could not be written, trying again", mailbox=self._mailbox_id, cause=str(cause))
             await asyncio.sleep(pause)

@@ -54,8 +54,8 @@ class Database(Protocol):
         """
         ...
 
-    async def write(self, work: Work[T]) -> T:
-        """Do `work` in a transaction; when this returns it is on disk.
+    async def write(self, work: Work[T], *, long: bool = False) -> T:
+        """Do `work` in a transaction; when this returns it is on disk. `long`: it may touch many rows.
 
         Whatever `work` raises undoes it and comes out here. It may be run more than once.
         After a statement has failed, `work` cannot go on. Raises DatabaseUnavailable, CommitUnknown, Duplicate.

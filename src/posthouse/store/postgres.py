@@ -88,7 +88,7 @@ class PostgresDatabase:
         except (*_UNAVAILABLE, TimeoutError) as cause:
             raise DatabaseUnavailable(str(cause)) from cause
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, long: bool = False) -> T:
         for attempt in range(TRIES):
             try:
                 return await self._write_once(work)

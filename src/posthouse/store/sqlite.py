@@ -1,6 +1,8 @@
-"""SQLite: one writer thread that commits in groups, a reading thread, checkpoints beside them.
+"""SQLite: statements on the loop, the wait for the disk on a thread, commits in groups; reads and checkpoints beside.
 
-Group commit: while one commit waits for the disk the next pieces of work gather, and share the next fsync.
+Group commit: while one commit waits for the disk the next pieces of work gather, and share the next fsync. Statements
+take microseconds; on a thread of their own they would cost more in handing Python's lock to and fro. Work that
+may touch many rows says so and is done on the thread.
 """
 
 import asyncio
@@ -11,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -22,11 +25,12 @@ from posthouse.store.compiling import Compiler
 from posthouse.store.database import DatabaseUnavailable, Duplicate, Row, Work
 
 T = TypeVar("T")
-GROUP = 500
+GROUP = 200
 """Pieces of work in one commit, at most."""
-GATHER = 0.003
-"""Seconds from the beginning of one commit to that of the next, while CROWD or more pieces of work share one."""
-CROWD = 4
+LOCKED = 10.0
+"""Seconds to wait for another program that holds the database, such as somebody's sqlite3 shell."""
+LOOK_AGAIN = 0.05
+"""Seconds after which a locked database is tried again."""
 WAITING = 10_000
 """Pieces of work that may wait for the writer; one more is refused."""
 WAL_LIMIT = 64 * 1024 * 1024
@@ -65,6 +69,18 @@ class SqliteTransaction:
             raise Duplicate(str(cause)) from cause
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """`long`: it is not to be done on the loop."""
+
+    work: Work[Any]
+    done: asyncio.Future[Any]
+    long: bool
+
+
+_Answers = list[tuple[Any, BaseException | None]]
+
+
 class SqliteDatabase:
     """The embedded database. Exactly one process opens it (see `lock.py`)."""
 
@@ -73,18 +89,17 @@ class SqliteDatabase:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
-        self._work_waits = threading.Event()
+        self._queue: deque[_Piece] = deque()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self._stopping = False
         self._commits = 0
-        self._began, self._crowd = 0.0, 0
+        self._connection = connect(path, wait=0)
+        self._connection.execute(f"PRAGMA cache_size=-{CACHE // 1024}")
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="posthouse-commit")
         self._checkpoints = Checkpoints(connect(path))
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="posthouse-read")
         self._reading = threading.local()
-        self._writer = threading.Thread(
-            target=self._write_until_closed, args=[connect(path)], name="posthouse-write", daemon=True
-        )
-        self._writer.start()
 
     async def read(self, work: Work[T]) -> T:
         if self._stopping:
@@ -105,53 +120,63 @@ class SqliteDatabase:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, long: bool = False) -> T:
         if self._stopping or len(self._queue) >= WAITING:
             raise DatabaseUnavailable("too many changes are waiting for the disk")
         done: asyncio.Future[T] = self._loop.create_future()
-        self._queue.append((work, done))
-        self._work_waits.set()
+        self._queue.append(_Piece(work, done, long))
+        if self._quiet.is_set():
+            self._quiet.clear()
+            self._loop.call_soon(self._next_group)
         return await done
 
-    def _write_until_closed(self, connection: sqlite3.Connection) -> None:
-        connection.execute(f"PRAGMA cache_size=-{CACHE // 1024}")
-        while True:
-            self._work_waits.wait()
-            self._work_waits.clear()
-            while self._queue:
-                self._gather()
-                group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP))]
-                self._began, self._crowd = time.monotonic(), len(group)
-                answers = self._commit(connection, group)
-                self._answer(group, answers)
-                self._tend_log(connection)
-            if self._stopping:
-                break
-        connection.close()
+    def _next_group(self) -> None:
+        """Do what has gathered; the disk is waited for on the thread, and nothing else touches the connection then."""
+        group = self._take_group()
+        if not group:
+            self._quiet.set()
+            return
+        answers = None if group[0].long else self._do_now(group)
+        self._disk.submit(self._finish_group, group, answers)
 
-    def _gather(self) -> None:
-        """Under load wait a little for others who come: a commit costs as much CPU as twenty pieces of work."""
-        rest = self._began + GATHER - time.monotonic()
-        if self._crowd >= CROWD and rest > 0:
-            time.sleep(rest)
+    def _take_group(self) -> list[_Piece]:
+        """A piece that is long makes a group of its own."""
+        group: list[_Piece] = []
+        while self._queue and len(group) < GROUP and not (group and (self._queue[0].long or group[0].long)):
+            group.append(self._queue.popleft())
+        return group
 
-    def _commit(
-        self, connection: sqlite3.Connection, group: Sequence[tuple[Work[Any], Any]]
-    ) -> list[tuple[Any, BaseException | None]]:
-        transaction = SqliteTransaction(connection)
+    def _do_now(self, group: Sequence[_Piece]) -> _Answers | None:
+        """The answers, still to be committed; None where somebody else holds the database just now, or it fails."""
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            answers = _all_well(transaction, group)
+            self._connection.execute("BEGIN IMMEDIATE")
+            return _answers(self._connection, group)
+        except Exception:
+            self._roll_back()
+            return None
+
+    def _finish_group(self, group: Sequence[_Piece], answers: _Answers | None) -> None:
+        try:
             if answers is None:
-                _begin_again(connection)
-                answers = [_in_savepoint(connection, transaction, work) for work, _ in group]
-            connection.execute("COMMIT")
-        except sqlite3.Error as cause:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
+                _begin_patiently(self._connection)
+                answers = _answers(self._connection, group)
+            self._connection.execute("COMMIT")
+        except Exception as cause:
+            self._roll_back()
             failure = DatabaseUnavailable(f"the database could not be written: {cause}")
-            return [(None, failure) for _ in group]
-        return answers
+            answers = [(None, failure) for _ in group]
+        self._tend_log(self._connection)
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._answer, group, answers)
+
+    def _roll_back(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("ROLLBACK")
+
+    def _answer(self, group: Sequence[_Piece], answers: _Answers) -> None:
+        """Those who are answered come first, so that what they write next is in the next group."""
+        _resolve(group, answers)
+        self._loop.call_soon(self._next_group)
 
     def _tend_log(self, connection: sqlite3.Connection) -> None:
         """Have the log emptied beside us, or empty it before going on where it has grown too large."""
@@ -163,22 +188,14 @@ class SqliteDatabase:
         elif self._commits % CHECKPOINT_AFTER == 0 or size > WAL_LIMIT // 4:
             self._checkpoints.want()
 
-    def _answer(
-        self,
-        group: Sequence[tuple[Any, asyncio.Future[Any]]],
-        answers: Sequence[tuple[Any, BaseException | None]],
-    ) -> None:
-        waiting = [done for _, done in group]
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(_resolve, waiting, answers)
-
     async def close(self) -> None:
         """Finish what waits, then close."""
         if self._stopping:
             return
         self._stopping = True
-        self._work_waits.set()
-        await self._loop.run_in_executor(None, self._writer.join)
+        await self._quiet.wait()
+        self._disk.shutdown()
+        self._connection.close()
         await self._loop.run_in_executor(None, self._checkpoints.close)
         await self._loop.run_in_executor(self._readers, self._close_reader)
         self._readers.shutdown()
@@ -188,23 +205,36 @@ class SqliteDatabase:
             self._reading.connection.close()
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection that waits for the disk at every commit. Raises sqlite3.Error."""
-    connection = sqlite3.connect(path, isolation_level=None, cached_statements=400, check_same_thread=False)
+def connect(path: Path, wait: float = LOCKED) -> sqlite3.Connection:
+    """A connection that waits for the disk at every commit, and `wait` seconds for others. Raises sqlite3.Error."""
+    connection = sqlite3.connect(path, LOCKED, isolation_level=None, cached_statements=400, check_same_thread=False)
     connection.row_factory = sqlite3.Row
-    for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0", f"busy_timeout={wait * 1000:.0f}"):
         connection.execute(f"PRAGMA {pragma}").fetchone()
     return connection
 
 
-def _all_well(
-    transaction: SqliteTransaction, group: Sequence[tuple[Work[Any], Any]]
-) -> list[tuple[Any, BaseException | None]] | None:
-    """What each piece of work gave; None where one has failed, so that all have to be done again, each by itself."""
+def _answers(connection: sqlite3.Connection, group: Sequence[_Piece]) -> _Answers:
+    """What each piece of work gave or raised. Raises sqlite3.Error where the transaction is undone as a whole."""
+    transaction = SqliteTransaction(connection)
     try:
-        return [(_finish(work(transaction)), None) for work, _ in group]
+        return [(_finish(piece.work(transaction)), None) for piece in group]
     except BaseException:
-        return None
+        _begin_again(connection)
+        return [_in_savepoint(connection, transaction, piece.work) for piece in group]
+
+
+def _begin_patiently(connection: sqlite3.Connection) -> None:
+    """Raises sqlite3.Error where the database stays locked."""
+    until = time.monotonic() + LOCKED
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as cause:
+            if cause.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        time.sleep(LOOK_AGAIN)
 
 
 def _begin_again(connection: sqlite3.Connection) -> None:
@@ -249,14 +279,14 @@ def _finish(work: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("work on the database may await nothing but its transaction")
 
 
-def _resolve(waiting: Sequence[asyncio.Future[Any]], answers: Sequence[tuple[Any, BaseException | None]]) -> None:
-    for done, (result, failure) in zip(waiting, answers, strict=True):
-        if done.cancelled():
+def _resolve(group: Sequence[_Piece], answers: _Answers) -> None:
+    for piece, (result, failure) in zip(group, answers, strict=True):
+        if piece.done.cancelled():
             continue
         if failure is not None:
-            done.set_exception(failure)
+            piece.done.set_exception(failure)
         else:
-            done.set_result(result)
+            piece.done.set_result(result)
 
 
 def _size_of(file: Path) -> int:
