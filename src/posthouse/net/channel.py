@@ -22,6 +22,8 @@ class Channel(asyncio.Protocol):
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
         self._reader: asyncio.Future[None] | None = None
+        self._taker: Callable[[bytes], bool] | None = None
+        self._patience = math.inf
         self._writer: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._closed = self._loop.create_future()
@@ -43,6 +45,9 @@ class Channel(asyncio.Protocol):
             self._on_open(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._taker is not None:
+            self._hand(data, self._taker)
+            return
         self._received += data
         if len(self._received) > READ_AHEAD and self._transport is not None:
             self._reading_paused = True
@@ -97,12 +102,51 @@ class Channel(asyncio.Protocol):
     async def read(self, timeout: float | None = None) -> bytes:
         """What has arrived, b"" when the peer has ended. Waits at most `timeout` seconds (TimeoutError)."""
         if not self._received and not self._ended:
-            self._reader = self._loop.create_future()
+            await self._arrival(timeout)
+        return self._take_received()
+
+    async def feed(self, take: Callable[[bytes], bool], timeout: float) -> bool:
+        """Hand what arrives to `take` as it arrives, until it has had enough (True); b"" tells it of the end.
+
+        A task is not woken for what `take` deals with; what that was given when its task is cancelled is lost.
+        Waits at most `timeout` seconds for each arrival. Gives whether the peer goes on. Raises TimeoutError, and
+        what `take` raises.
+        """
+        while True:
+            while self._received or self._ended:
+                data = self._take_received()
+                if take(data) or not data:
+                    return bool(data)
+            self._taker, self._patience = take, timeout
             try:
-                self._set_deadline(timeout)
-                await self._reader
+                await self._arrival(timeout)
+                if self._taker is None:
+                    return True
             finally:
-                self._reader = None
+                self._taker = None
+
+    def _hand(self, data: bytes, take: Callable[[bytes], bool]) -> None:
+        self._deadline = self._loop.time() + self._patience
+        try:
+            enough = take(data)
+        except Exception as cause:
+            self._taker = None
+            if self._reader is not None and not self._reader.done():
+                self._reader.set_exception(cause)
+            return
+        if enough:
+            self._taker = None
+            self._wake(self._reader)
+
+    async def _arrival(self, timeout: float | None) -> None:
+        self._reader = self._loop.create_future()
+        try:
+            self._set_deadline(timeout)
+            await self._reader
+        finally:
+            self._reader = None
+
+    def _take_received(self) -> bytes:
         data = bytes(self._received)
         self._received.clear()
         if self._reading_paused and self._transport is not None:
@@ -197,12 +241,18 @@ class Channel(asyncio.Protocol):
             self._transport.abort()
 
     async def wait_closed(self, timeout: float = 5) -> None:
-        """Wait for the end after `close()`; a peer that does not take the rest is cut off after `timeout`."""
+        """Wait for the end after `close()`; a peer that does not take the rest is cut off after `timeout`.
+
+        Nearly always that is the loop's next turn, and no timer is needed.
+        """
+        await asyncio.sleep(0)
+        if self._transport is None or self._closed.done():
+            return
+        cut_off = self._loop.call_later(timeout, self.abort)
         try:
-            async with asyncio.timeout(timeout):
-                await asyncio.shield(self._closed)
-        except TimeoutError:
-            self.abort()
+            await asyncio.shield(self._closed)
+        finally:
+            cut_off.cancel()
 
     @staticmethod
     def _wake(waiting: asyncio.Future[None] | None) -> None:

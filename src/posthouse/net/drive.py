@@ -1,11 +1,13 @@
 """The border between engines and connections: keep an engine fed until it has something to say."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from posthouse.net.channel import Channel, ChannelClosed
 
 Event_co = TypeVar("Event_co", covariant=True)
+Event = TypeVar("Event")
 
 
 class Engine(Protocol, Generic[Event_co]):
@@ -32,6 +34,44 @@ async def next_event(engine: Engine[Event_co], channel: Channel, timeout: float 
         if not data:
             return _last_event(engine)
     return event
+
+
+async def converse(
+    engine: Engine[Event],
+    channel: Channel,
+    timeout: float,
+    at_once: Callable[[Event], bool],
+    too_late: Callable[[], bool],
+) -> Event:
+    """The next event that `at_once` has not dealt with (it answers False). It sees each as the octets arrive.
+
+    A peer that goes on sending when it is `too_late` is left. For a task that is cancelled only when its conversation
+    ends. Limits and errors are those of `next_event`, and whatever `at_once` raises.
+    """
+    left: list[Event] = []
+
+    def take(data: bytes) -> bool:
+        if too_late():
+            raise TimeoutError
+        engine.receive_data(data)
+        return respond()
+
+    def respond() -> bool:
+        while (event := engine.next_event()) is not None:
+            if not at_once(event):
+                left.append(event)
+                return True
+        channel.write(engine.data_to_send())
+        return channel.clogged
+
+    respond()
+    while not left:
+        if channel.clogged:
+            with contextlib.suppress(ChannelClosed):
+                await channel.drain(timeout)
+        if not await channel.feed(take, timeout) and not left:
+            raise ChannelClosed("the connection was closed")
+    return left[0]
 
 
 def _last_event(engine: Engine[Event_co]) -> Event_co:

@@ -37,31 +37,47 @@ class DeviceLogins:
 
     async def check(self, login: str, password: Secret, peer: str, protocol: str) -> tuple[Device, str] | None:
         """The device that logs in with this password, and the mailbox address it names or "". Raises LoginsBusy."""
-        name, mailbox = login_names(login)
-        for device in self._candidates(name, mailbox):
-            allowed = protocol in device.settings.protocols and device.admits(peer)
-            if allowed and await self._fits(device, password):
+        if (found := self.check_quickly(login, password, peer, protocol)) is not None:
+            return found
+        mailbox = login_names(login)[1]
+        for device in self._candidates(login, peer, protocol):
+            if await self._fits_slowly(device, password):
                 return device, mailbox
         return None
 
-    def _candidates(self, name: str, mailbox: str) -> list[Device]:
+    def check_quickly(self, login: str, password: Secret, peer: str, protocol: str) -> tuple[Device, str] | None:
+        """The same, as far as it is known without work; None is not yet a refusal."""
+        digest = _digest(self._key, password)
+        for device in self._candidates(login, peer, protocol):
+            if self._fits(device, digest):
+                return device, login_names(login)[1]
+        return None
+
+    def _candidates(self, login: str, peer: str, protocol: str) -> list[Device]:
+        """The devices that this login may mean, where they may come from."""
+        return [
+            device
+            for device in self._named(*login_names(login))
+            if protocol in device.settings.protocols and device.admits(peer)
+        ]
+
+    def _named(self, name: str, mailbox: str) -> list[Device]:
         devices = self._directory.now.devices_by_name
         if name:
             named = devices.get(name.casefold())
             return [named] if named else []
         return [device for device in devices.values() if mailbox.casefold() in device.settings.mailboxes]
 
-    async def _fits(self, device: Device, password: Secret) -> bool:
+    def _fits(self, device: Device, digest: bytes) -> bool:
         kind, _, rest = device.password_hash.partition(":")
-        digest = _digest(self._key, password)
         if kind == "generated":
             return hmac.compare_digest(rest, digest.hex())
-        return kind == "chosen" and await self._fits_slowly(device, rest, password, digest)
+        return kind == "chosen" and self._remembered.get(_known_as(device, rest, digest), 0.0) > self._clock()
 
-    async def _fits_slowly(self, device: Device, hashed: str, password: Secret, digest: bytes) -> bool:
-        known = hashlib.sha256(f"{device.id}\0{hashed}\0".encode() + digest).digest()
-        if self._remembered.get(known, 0.0) > self._clock():
-            return True
+    async def _fits_slowly(self, device: Device, password: Secret) -> bool:
+        kind, _, hashed = device.password_hash.partition(":")
+        if kind != "chosen":
+            return False
         if self._waiting >= WAITING:
             raise LoginsBusy
         self._waiting += 1
@@ -71,7 +87,7 @@ class DeviceLogins:
         finally:
             self._waiting -= 1
         if right:
-            self._remember(known)
+            self._remember(_known_as(device, hashed, _digest(self._key, password)))
         return right
 
     def _remember(self, known: bytes) -> None:
@@ -113,6 +129,11 @@ def hash_chosen(password: Secret) -> str:
 def generate_password() -> Secret:
     """Sixteen letters and digits that cannot be mistaken for one another, for a keypad: 79 bits."""
     return Secret("".join(secrets.choice(_LETTERS) for _ in range(16)))
+
+
+def _known_as(device: Device, hashed: str, digest: bytes) -> bytes:
+    """What is remembered of a chosen password that was right."""
+    return hashlib.sha256(f"{device.id}\0{hashed}\0".encode() + digest).digest()
 
 
 def _digest(key: bytes, password: Secret) -> bytes:

@@ -16,7 +16,7 @@ from posthouse.model.mailbox import Mailbox, fold
 from posthouse.model.message import DEADLINE, Envelope, NewMessage
 from posthouse.model.sender import NotAllowed, check_sender, choose_mailbox, permitted_senders
 from posthouse.net.channel import Channel
-from posthouse.net.drive import flush, next_event
+from posthouse.net.drive import converse, flush
 from posthouse.protocol import smtp_reply as replies
 from posthouse.protocol.smtp_reply import Reply
 from posthouse.protocol.smtp_server import (
@@ -25,6 +25,8 @@ from posthouse.protocol.smtp_server import (
     BodyEnd,
     DataBegun,
     Ended,
+    Event,
+    Greeted,
     MailFrom,
     RcptTo,
     Reset,
@@ -134,41 +136,46 @@ class _Conversation:
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
         self._message_ends = math.inf
-        self._watching: asyncio.TimerHandle
-        self._answers: dict[type[Any], Callable[[Any], Awaitable[None]]] = {
-            StartTls: self._start_tls,
-            Authenticate: self._authenticate,
+        self._at_once: dict[type[Any], Callable[[Any], bool]] = {
+            Authenticate: self._authenticate_quickly,
             MailFrom: self._mail_from,
             RcptTo: self._rcpt_to,
             DataBegun: self._data_begun,
             BodyChunk: self._body_chunk,
+            Greeted: lambda _: True,
+        }
+        self._in_time: dict[type[Any], Callable[[Any], Awaitable[None]]] = {
+            StartTls: self._start_tls,
+            Authenticate: self._authenticate,
+            BodyChunk: self._spool_full_pieces,
             BodyEnd: self._body_end,
             Reset: self._reset,
         }
 
     async def run(self) -> None:
-        self._watch()
         try:
-            while not isinstance(event := await next_event(self._engine, self._channel, IDLE), Ended):
-                self._since = self._loop.time()
-                answer = self._answers.get(type(event))
-                if answer is not None:
-                    await answer(event)
+            while not isinstance(event := await self._next_event(), Ended):
+                await self._in_time[type(event)](event)
         except TimeoutError:
             self._channel.write(replies.TIMED_OUT.encode())
         finally:
-            self._watching.cancel()
             await self._drop_mail()
         await flush(self._engine, self._channel, IDLE)
 
-    def _watch(self) -> None:
-        """Leave a client that is busy and comes to nothing."""
-        ends = min(self._since + PATIENCE, self._message_ends)
-        if ends <= self._loop.time():
-            self._channel.write(replies.TIMED_OUT.encode())
-            self._channel.close()
-        else:
-            self._watching = self._loop.call_at(ends, self._watch)
+    async def _next_event(self) -> Event:
+        """The next one that has to wait for something."""
+        self._since = self._loop.time()
+        return await converse(self._engine, self._channel, IDLE, self._deal_with, self._too_late)
+
+    def _deal_with(self, event: Event) -> bool:
+        """Whether it could be done without waiting for anything."""
+        self._since = self._loop.time()
+        quickly = self._at_once.get(type(event))
+        return quickly is not None and quickly(event)
+
+    def _too_late(self) -> bool:
+        """A client that is busy and comes to nothing."""
+        return self._loop.time() > min(self._since + PATIENCE, self._message_ends)
 
     async def _start_tls(self, _: StartTls) -> None:
         if self._door.start_tls is None:
@@ -178,6 +185,13 @@ class _Conversation:
         self._channel.write(self._engine.data_to_send())
         await self._door.start_tls(self._channel)
         self._engine.tls_started()
+
+    def _authenticate_quickly(self, event: Authenticate) -> bool:
+        credentials = event.credentials
+        found = self._service.logins.check_quickly(credentials.user, credentials.secret, self._channel.peer, "smtp")
+        if found is not None:
+            self._logged_in(found)
+        return found is not None
 
     async def _authenticate(self, event: Authenticate) -> None:
         credentials = event.credentials
@@ -189,26 +203,30 @@ class _Conversation:
         if found is None:
             log.info("login refused", user=credentials.user[:100], peer=self._channel.peer)
             self._engine.reply(replies.WRONG_PASSWORD)
-            return
+        else:
+            self._logged_in(found)
+
+    def _logged_in(self, found: tuple[Device, str]) -> None:
         self._device, self._named = found
         self._engine.reply(replies.AUTHENTICATED)
 
-    async def _mail_from(self, event: MailFrom) -> None:
-        await self._drop_mail()
+    def _mail_from(self, event: MailFrom) -> bool:
+        self._engine.reply(self._answer_to(event))
+        return True
+
+    def _answer_to(self, event: MailFrom) -> Reply:
         device = self._device = self._as_it_is_now()
         if device is None:
-            self._engine.reply(Reply(530, "5.7.0", "Authentication comes first"))
-            return
+            return Reply(530, "5.7.0", "Authentication comes first")
         mailbox = choose_mailbox(device, self._named, event.address, self._service.directory.now.by_address)
         wrong = mailbox if isinstance(mailbox, NotAllowed) else check_sender(device, mailbox, event.address)
         if wrong is not None or isinstance(mailbox, NotAllowed):
             sentence = wrong.sentence if wrong else ""
             log.info("sender refused", device=device.name, sender=event.address[:254], why=sentence)
-            self._engine.reply(Reply(550, "5.7.1", sentence))
-            return
+            return Reply(550, "5.7.1", sentence)
         eight_bit = event.body == "8BITMIME"
         self._mail = _Mail(mailbox, _envelope_sender(mailbox, event.address), event.smtputf8, eight_bit)
-        self._engine.reply(replies.SENDER_OK)
+        return replies.SENDER_OK
 
     def _as_it_is_now(self) -> Device | None:
         """The device that logged in, with its present settings; None once it is removed or has another password."""
@@ -216,26 +234,32 @@ class _Conversation:
         now = self._service.directory.now.configuration.devices.get(then.id) if then else None
         return now if now is not None and then is not None and now.password_hash == then.password_hash else None
 
-    async def _rcpt_to(self, event: RcptTo) -> None:
+    def _rcpt_to(self, event: RcptTo) -> bool:
         if not self._service.has_space():
             self._engine.reply(replies.STORAGE_FULL)
         elif self._mail is not None:
             self._mail.recipients.append(event.address)
             self._engine.reply(replies.RECIPIENT_OK)
+        return True
 
-    async def _data_begun(self, _: DataBegun) -> None:
+    def _data_begun(self, _: DataBegun) -> bool:
         self._message_ends = self._loop.time() + MESSAGE
         self._engine.reply(replies.GO_AHEAD if self._service.has_space() else replies.STORAGE_FULL)
+        return True
 
-    async def _body_chunk(self, event: BodyChunk) -> None:
+    def _body_chunk(self, event: BodyChunk) -> bool:
+        """Taken; but full pieces have still to be written."""
         mail = self._mail
         if mail is None or mail.refusal is not None:
-            return
+            return True
         mail.data += event.data
         if mail.head is None:
             self._take_header(mail)
-        if mail.head is not None and (mail.pieces or len(mail.data) > INLINE):
-            await self._spool(mail)
+        return mail.head is None or (not mail.pieces and len(mail.data) <= INLINE)
+
+    async def _spool_full_pieces(self, _: BodyChunk) -> None:
+        if self._mail is not None:
+            await self._spool(self._mail)
 
     def _take_header(self, mail: _Mail, *, last: bool = False) -> None:
         """Cut the header off once it is complete, and make of it what will be sent."""
