@@ -68,8 +68,8 @@ async def test_a_message_whose_commit_was_not_heard_of_keeps_its_body(
         database = gateway.parts.store.database
         write = database.write
 
-        async def not_heard(work: Any) -> Any:
-            await write(work)
+        async def not_heard(work: Any, **words: Any) -> Any:
+            await write(work, **words)
             raise CommitUnknown("the connection was lost")
 
         async def not_found(work: Any) -> Any:
@@ -128,9 +128,9 @@ async def test_a_claim_that_was_not_heard_of_leaves_no_message_behind(
             claims.append(found := await claim(*words))
             return found
 
-        async def not_heard(work: Any) -> Any:
+        async def not_heard(work: Any, **words: Any) -> Any:
             before = len(claims)
-            result = await write(work)
+            result = await write(work, **words)
             if before < which <= len(claims) and claims[which - 1]:
                 raise CommitUnknown("the connection was lost")
             return result

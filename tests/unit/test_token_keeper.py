@@ -370,8 +370,8 @@ async def test_an_answer_whose_commit_was_not_heard_of_is_neither_lost_nor_given
     waiting = asyncio.create_task(desk.access())
     await until(lambda: len(desk.server.asked) == 1)
 
-    async def not_heard(work: Any) -> None:
-        await write(work)
+    async def not_heard(work: Any, **words: Any) -> None:
+        await write(work, **words)
         raise CommitUnknown("the connection was lost")
 
     with monkeypatch.context() as broken:
