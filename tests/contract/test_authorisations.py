@@ -73,15 +73,11 @@ async def advance(store: Store, seen: Authorisation, state: str, **changes: obje
     return await store.database.write(lambda tx: authorisations.advance(tx, seen, state, **changes))
 
 
-async def open_browser(store: Store, seen: Authorisation, number: int = 1) -> bool:
+async def set_out(store: Store, seen: Authorisation, number: int = 1, start_hash: str | None = None) -> bool:
+    changed = replace(seen, cookie_hash=f"cookie-{number}", secrets={"verifier": f"verifier-{number}"})
     return await store.database.write(
-        lambda tx: authorisations.open_browser(
-            tx,
-            store.sealer,
-            seen,
-            state_hash=f"state-{number}",
-            cookie_hash=f"cookie-{number}",
-            secrets={"verifier": f"verifier-{number}"},
+        lambda tx: authorisations.set_out(
+            tx, store.sealer, seen, changed, state_hash=f"state-{number}", start_hash=start_hash
         )
     )
 
@@ -111,18 +107,29 @@ async def test_the_start_page_is_found_and_works_once(store: Store) -> None:
     begun = await add(store, start_hash="start-1")
     assert await by_start(store, "start-1") == begun
     assert await by_start(store, "start-2") is None
-    assert await open_browser(store, begun)
-    assert not await open_browser(store, begun, 2)
+    assert await set_out(store, begun)
+    assert not await set_out(store, begun, 2)
     assert await by_start(store, "start-1") is None
     opened = await by_state(store, "state-1")
     assert opened is not None
     assert (opened.id, opened.cookie_hash, opened.secrets) == ("au_1", "cookie-1", {"verifier": "verifier-1"})
 
 
+async def test_a_start_page_that_stays_leads_to_the_newest_sign_in_only(store: Store) -> None:
+    assert await set_out(store, await add(store, start_hash="start-1"), 1, "start-1")
+    again = await by_start(store, "start-1")
+    assert again is not None
+    assert await set_out(store, again, 2, "start-1")
+    assert await by_state(store, "state-1") is None
+    newest = await by_state(store, "state-2")
+    assert newest is not None
+    assert (newest.cookie_hash, newest.secrets) == ("cookie-2", {"verifier": "verifier-2"})
+
+
 async def test_a_start_page_opened_twice_at_once_opens_for_one(site: Site) -> None:
     nodes = await site.nodes(4)
     begun = await add(nodes[0], start_hash="start-1")
-    opened = await together(open_browser(store, begun, number) for number, store in enumerate(nodes))
+    opened = await together(set_out(store, begun, number) for number, store in enumerate(nodes))
     assert opened.count(True) == 1
     assert (await get(nodes[0])).cookie_hash == f"cookie-{opened.index(True)}"
 
@@ -130,7 +137,7 @@ async def test_a_start_page_opened_twice_at_once_opens_for_one(site: Site) -> No
 async def test_a_permission_is_taken_once_and_its_state_is_worth_nothing_afterwards(site: Site) -> None:
     nodes = await site.nodes(2)
     begun = await add(nodes[0], start_hash="start-1")
-    await open_browser(nodes[0], begun)
+    await set_out(nodes[0], begun)
     seen = await get(nodes[0])
     permitted = await together(permit(store, seen, f"gr_{number}") for number, store in enumerate(nodes))
     assert sorted(permitted) == [False, True]

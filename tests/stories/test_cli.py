@@ -186,6 +186,35 @@ async def test_the_wrong_person_ends_with_1_and_both_names(serving: Shell) -> No
     assert "Traceback" not in ended.err
 
 
+async def test_an_address_is_pasted_and_a_wrong_one_is_asked_for_again(serving: Shell) -> None:
+    process = await serving.start("authorise", BOB, "--method", "paste")
+    assert process.stdout is not None
+    assert process.stdin is not None
+    async with asyncio.timeout(SECONDS):
+        assert b"sign in for" in await process.stdout.readline()
+        url = (await process.stdout.readline()).decode().strip()
+        callback = (await serving.box.control("approve", url=url, person=BOB))["url"]
+        process.stdin.write(f"https://www.example.com/\n{callback}\n".encode())
+        out, err = await process.communicate()
+    assert (process.returncode, "Authenticated" in out.decode()) == (0, True)
+    assert err.decode().count("Paste the whole address of that page") == 2
+    assert "does not answer this sign-in" in err.decode()
+
+
+async def test_pasting_ends_with_the_input(serving: Shell) -> None:
+    ended = await serving.run("authorise", BOB, "--method", "paste", text=b"https://www.example.com/\n")
+    assert (ended.status, "does not answer this sign-in" in ended.err) == (1, True)
+
+
+async def test_the_owners_link_is_printed_to_be_sent_on(serving: Shell) -> None:
+    ended = await serving.run("authorise", BOB, "--method", "link")
+    assert ended.status == 0
+    first, link = ended.out.splitlines()
+    assert f"whoever signs in for {BOB}" in first
+    assert re.fullmatch(r"http://localhost:\d+/authorise/[\w-]{43}", link)
+    assert "waiting for" in (await serving.run("token", "status", BOB)).out
+
+
 async def test_ctrl_c_ends_the_waiting_and_not_the_sign_in(serving: Shell) -> None:
     process = await serving.start("authorise", BOB, "--method", "device")
     code, _ = await printed_code(process)

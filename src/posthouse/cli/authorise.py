@@ -1,5 +1,6 @@
 """`posthouse authorise`: get a token for a mailbox, or a new one, with a person signing in somewhere."""
 
+import sys
 from typing import Any
 
 import click
@@ -9,7 +10,11 @@ from posthouse.cli.connection import path_of
 from posthouse.problems import ProblemError, problem
 
 POLL = 0.5
-BUILT = ("browser", "device")
+BUILT = ("browser", "device", "paste", "link")
+QR_LIMIT = 300
+"""Characters of an address that is drawn; a larger picture would fill the terminal."""
+PASTED = 16_384
+"""Characters of a pasted address."""
 PROGRESS = {
     "permitted": "permission was given, the token is being acquired",
     "proving": "the token is being tried at the mail servers",
@@ -22,8 +27,10 @@ PROGRESS = {
 @click.argument("address")
 @click.option(
     "--method",
-    type=click.Choice((*BUILT, "paste", "app", "link")),
-    help="How to sign in; paste, app and link are not yet available.",
+    type=click.Choice((*BUILT, "app")),
+    help="How to sign in. device: a code to type anywhere. browser: a page of this gateway. paste: the browser is"
+    " elsewhere and cannot reach the gateway. link: a page for the mailbox's owner, valid for days."
+    " app is not yet available.",
 )
 @click.option(
     "--for",
@@ -40,14 +47,16 @@ def authorise(call: Call, address: str, method: str | None, purpose: str | None,
     Ctrl-C ends only the waiting.
     """
     if method is not None and method not in BUILT:
-        raise problem("not-yet", f"--method {method} is not yet available.", "Use device or browser.", status=69)
+        raise problem("not-yet", f"--method {method} is not yet available.", "Use another one.", status=69)
     begun = call.api.post(path_of("mailboxes", address, "authorisations"), {"method": method} if method else {})
-    if begun["url"]:
+    if begun["url"] and begun["method"] != "paste":
         _open_page(call, begun)
     call.show(begun, lambda one: _tell_where(address, one))
-    if no_wait:
+    if no_wait or begun["method"] == "link":
         return 0
     try:
+        if begun["method"] == "paste":
+            _paste(call, begun)
         return _end(call, _wait(call, begun))
     except KeyboardInterrupt:
         click.echo("\nNo longer waiting; the sign-in can still be finished while a gateway runs.", err=True)
@@ -65,6 +74,14 @@ def _open_page(call: Call, begun: dict[str, Any]) -> None:
 
 def _tell_where(address: str, one: dict[str, Any]) -> None:
     """The address and the code on lines of their own, so that they can be copied and read by programs."""
+    if one["method"] == "link":
+        click.echo(f"Send this link to whoever signs in for {address}; it works until {one['expires_at']}:")
+        click.echo(one["url"])
+        return
+    if one["method"] == "paste":
+        click.echo(f"Open this in any browser, and sign in for {address}:")
+        click.echo(clean(one["url"], PASTED))
+        return
     if one["url"]:
         click.echo(f"Open this in a browser on a machine that reaches it, and sign in for {address}:")
         click.echo(one["url"])
@@ -73,6 +90,30 @@ def _tell_where(address: str, one: dict[str, Any]) -> None:
     click.echo(clean(one["verification_uri"], 2000))
     click.echo("with this code:")
     click.echo(clean(one["user_code"]))
+    _draw(one["verification_uri_complete"] or one["verification_uri"])
+
+
+def _draw(url: str) -> None:
+    """A QR code for a phone, where somebody looks."""
+    if sys.stdout.isatty() and len(url) <= QR_LIMIT:
+        import segno
+
+        segno.make_qr(url).terminal(compact=True, border=2)
+
+
+def _paste(call: Call, begun: dict[str, Any]) -> None:
+    """Ask until the address fits. Raises ProblemError at the end of the input."""
+    click.echo("In the end the browser shows a page, perhaps only that it cannot be reached.", err=True)
+    while True:
+        click.echo("Paste the whole address of that page: ", nl=False, err=True)
+        given = sys.stdin.readline(PASTED)
+        try:
+            call.api.post(path_of("authorisations", begun["id"], "paste"), {"address": given.strip()})
+            return
+        except ProblemError as wrong:
+            if not given or wrong.problems[0].id != "sign-in.foreign":
+                raise
+            click.echo(str(wrong), err=True)
 
 
 def _wait(call: Call, begun: dict[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,8 @@ from posthouse.store.sealing import Unsealable, fingerprint
 
 BROWSER_LIFE = 900.0
 """Seconds a person has to finish a browser sign-in."""
+LINK_LIFE = 3 * 86_400.0
+"""Seconds an owner has to open the link and sign in."""
 PROVING_LIFE = 86_400.0
 """Seconds a grant that could not be proved yet is kept."""
 TURN = 60.0
@@ -59,7 +61,7 @@ TURN = 60.0
 PROOF_TIME = 45.0
 PROOFS_AT_ONCE = 4
 LOOK_AFTER = 1.0
-Method = Literal["browser", "device"]
+Method = Literal["browser", "device", "paste", "link"]
 
 log = structlog.get_logger("authorise")
 
@@ -74,7 +76,7 @@ class _Overtaken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """`url` is our own single-use start page for a browser; a device code has user code and page instead."""
+    """Where a person goes: our own start page, for a pasted URL the provider's; a device code has its own page."""
 
     authorisation: Authorisation
     url: str = ""
@@ -108,7 +110,9 @@ class Authorise:
         registration = await self._registration(token.app_id)
         if method == "device":
             return await self._begin_device(mailbox, token, registration)
-        return await self._begin_browser(mailbox, token)
+        if method == "paste":
+            return await self._begin_paste(mailbox, token, registration)
+        return await self._begin_page(mailbox, token, method)
 
     async def _token_of(self, mailbox: Mailbox) -> Token:
         token = None
@@ -128,32 +132,67 @@ class Authorise:
             return found
         raise _problem_of(found, "any")
 
-    async def _begin_browser(self, mailbox: Mailbox, token: Token) -> Begun:
-        start = Secret(secrets.token_urlsafe(32))
-        new = self._new(mailbox, token, "browser", expires_at=self.clock() + BROWSER_LIFE)
-        await self._add(new, start_hash=fingerprint(start.reveal()))
-        return Begun(new, f"{self.external_url}/authorise/{start.reveal()}")
+    async def _begin_page(self, mailbox: Mailbox, token: Token, method: Method) -> Begun:
+        """The page of an owner can be shown again to the administrator who is to send it on."""
+        start = secrets.token_urlsafe(32)
+        life = LINK_LIFE if method == "link" else BROWSER_LIFE
+        new = self._new(mailbox, token, method, expires_at=self.clock() + life)
+        kept = {"start": start} if method == "link" else {}
+        await self._add(replace(new, secrets=kept), start_hash=fingerprint(start))
+        return Begun(new, self.start_page(Secret(start)))
+
+    def start_page(self, start: Secret) -> str:
+        return f"{self.external_url}/authorise/{start.reveal()}"
+
+    async def _begin_paste(self, mailbox: Mailbox, token: Token, registration: Registration) -> Begun:
+        attempt = self._code_attempt(registration, token)
+        new = self._new(mailbox, token, "paste", expires_at=self.clock() + BROWSER_LIFE)
+        new = replace(new, secrets={**_kept(attempt), "url": attempt.url})
+        await self._add(new, state_hash=fingerprint(attempt.state.reveal()))
+        return Begun(new, attempt.url)
 
     async def _begin_device(self, mailbox: Mailbox, token: Token, registration: Registration) -> Begun:
-        now = self.clock()
-        request = device.start(
-            registration.endpoints, registration.client, self._scopes(registration, token), as_datetime(now)
+        started = await self._device_code(registration, token)
+        expires_at = self.clock() + started.expires_in.total_seconds()
+        new = self._with_code(self._new(mailbox, token, "device", expires_at=expires_at), started)
+        await self._add(new)
+        return Begun(new)
+
+    def _code_attempt(self, registration: Registration, token: Token) -> code.Attempt:
+        """Raises ProblemError where the provider has no such door."""
+        return code.begin(
+            registration.endpoints,
+            registration.client,
+            redirect_uri=self._redirect_uri,
+            scopes=self._scopes(registration, token),
+            parameters=registration.provider.authorize,
+            login_hint=token.account,
         )
+
+    async def _device_code(self, registration: Registration, token: Token) -> device.DeviceCode:
+        """Raises ProblemError."""
+        scopes = self._scopes(registration, token)
+        request = device.start(registration.endpoints, registration.client, scopes, as_datetime(self.clock()))
         answer = await self.sign_in.ask(request, registration.provider)
         started = answer if isinstance(answer, Unreachable) else device.read_start(answer, hide=request.secrets())
         if not isinstance(started, device.DeviceCode):
             raise _problem_of(started, registration.provider.family)
-        new = replace(
-            self._new(mailbox, token, "device", expires_at=now + started.expires_in.total_seconds()),
+        return started
+
+    def _with_code(self, new: Authorisation, started: device.DeviceCode) -> Authorisation:
+        return replace(
+            new,
             user_code=started.user_code,
             verification_uri=started.verification_uri,
             verification_uri_complete=started.verification_uri_complete,
-            poll_at=now + started.interval,
+            poll_at=self.clock() + started.interval,
             poll_interval=started.interval,
-            secrets={"device_code": started.device_code.reveal()},
+            secrets={**new.secrets, "device_code": started.device_code.reveal()},
         )
-        await self._add(new)
-        return Begun(new)
+
+    @property
+    def _redirect_uri(self) -> str:
+        return f"{self.external_url}/oauth/callback"
 
     def _new(self, mailbox: Mailbox, token: Token, method: str, *, expires_at: float) -> Authorisation:
         return Authorisation(
@@ -176,11 +215,11 @@ class Authorise:
             version=0,
         )
 
-    async def _add(self, new: Authorisation, *, start_hash: str | None = None) -> None:
+    async def _add(self, new: Authorisation, *, start_hash: str | None = None, state_hash: str | None = None) -> None:
         now = self.clock()
 
         async def work(tx: Transaction) -> None:
-            await authorisations.add(tx, self.store.sealer, new, start_hash=start_hash)
+            await authorisations.add(tx, self.store.sealer, new, start_hash=start_hash, state_hash=state_hash)
             token = await tokens.get(tx, new.token_id)
             if token is not None and token.state is TokenState.NOT_ACQUIRED:
                 await tokens.set_state(tx, token.id, TokenState.WAITING, now, "waiting_for_person")
@@ -197,52 +236,76 @@ class Authorise:
 
     # The browser's way
 
-    async def open_start_page(self, start: Secret) -> Redirect:
-        """The person opens our start page: once. Raises ProblemError."""
-        found = await self._find("start", fingerprint(start.reveal()))
-        if found is None or found.state != "started" or found.secrets or found.expires_at < self.clock():
-            raise problem("sign-in.used", "This sign-in link has been used or has expired.", "Begin again.")
+    async def open_start_page(self, start: Secret, *, by_code: bool = False) -> Redirect:
+        """The person goes on from our start page, an owner `by_code` if so wished. Raises ProblemError.
+
+        The page of an owner works until it has come to something, and the newest sign-in counts; any other works once.
+        """
+        start_hash, cookie = fingerprint(start.reveal()), Secret(secrets.token_urlsafe(32))
+        found = await self._find("start", start_hash)
+        if found is None or found.state != "started" or found.expires_at < self.clock():
+            raise _used()
         token = await self.store.database.read(lambda tx: tokens.get(tx, found.token_id))
         if token is None:
             raise problem("sign-in.gone", "The mailbox is no longer there.")
         registration = await self._registration(token.app_id)
-        attempt = code.begin(
-            registration.endpoints,
-            registration.client,
-            redirect_uri=f"{self.external_url}/oauth/callback",
-            scopes=self._scopes(registration, token),
-            parameters=registration.provider.authorize,
-            login_hint=token.account,
+        owner = found.method == "link"
+        kept = {"start": start.reveal()} if owner else {}
+        anew = replace(_afresh(found, kept), cookie_hash=fingerprint(cookie.reveal()))
+        attempt = None
+        if owner and by_code:
+            anew = self._with_code(anew, await self._device_code(registration, token))
+        else:
+            attempt = self._code_attempt(registration, token)
+            anew = replace(anew, secrets={**kept, **_kept(attempt)})
+        state_hash = fingerprint(attempt.state.reveal()) if attempt else None
+        if not await self._set_out(found, anew, state_hash, start_hash if owner else None):
+            raise _used()
+        return Redirect(Secret(attempt.url if attempt else f"/oauth/result/{found.id}"), cookie)
+
+    async def _set_out(
+        self, found: Authorisation, anew: Authorisation, state_hash: str | None, start_hash: str | None
+    ) -> bool:
+        sealer = self.store.sealer
+        return await self.store.database.write(
+            lambda tx: authorisations.set_out(tx, sealer, found, anew, state_hash=state_hash, start_hash=start_hash)
         )
-        cookie = Secret(secrets.token_urlsafe(32))
-        kept = {name: getattr(attempt, name).reveal() for name in ("state", "nonce", "verifier")}
-        state_hash = fingerprint(attempt.state.reveal())
-        cookie_hash = fingerprint(cookie.reveal())
-        opened = await self.store.database.write(
-            lambda tx: authorisations.open_browser(
-                tx, self.store.sealer, found, state_hash=state_hash, cookie_hash=cookie_hash, secrets=kept
-            )
-        )
-        if not opened:
-            raise problem("sign-in.used", "This sign-in link has been used or has expired.", "Begin again.")
-        return Redirect(Secret(attempt.url), cookie)
 
     async def callback(self, parameters: Mapping[str, str], cookie: Secret | None) -> Authorisation:
         """What the browser brought back; the attempt as it stands afterwards. Raises ProblemError."""
         found = await self._find("state", fingerprint(parameters.get("state", "")))
+        if found is not None and found.method == "paste" and found.state == "started":
+            raise problem(
+                "sign-in.paste",
+                "The provider has answered; this sign-in waits for the address of this page.",
+                "Copy the whole address of this page, and paste it where the sign-in was begun.",
+            )
         if found is None or cookie is None or fingerprint(cookie.reveal()) != found.cookie_hash:
             raise problem(
                 "sign-in.foreign",
                 "This answer does not belong to a sign-in that was begun in this browser.",
                 "Begin the sign-in again, and finish it in the same browser.",
             )
-        if found.state != "started" or found.expires_at < self.clock() or not found.secrets:
+        return await self._answered(found, parameters)
+
+    async def paste(self, authorisation_id: str, address: Secret) -> Authorisation:
+        """The address that the browser ended on, in the hands of whoever began; the attempt afterwards.
+
+        An address of something else changes nothing. Raises ProblemError.
+        """
+        found = await self.store.database.read(lambda tx: authorisations.get(tx, self.store.sealer, authorisation_id))
+        if found is None or found.method != "paste":
+            raise problem("sign-in.no-paste", "This sign-in does not wait for an address.")
+        return await self._answered(found, code.parameters_of(address.reveal()))
+
+    async def _answered(self, found: Authorisation, parameters: Mapping[str, str]) -> Authorisation:
+        if found.state != "started" or found.expires_at < self.clock() or "state" not in found.secrets:
             raise problem("sign-in.used", "This sign-in is over already.", "Begin again if it did not succeed.")
         registration = await self._registration_of(found)
         attempt = self._attempt(found)
         answer = code.read_callback(parameters, attempt, registration.endpoints)
         if isinstance(answer, code.NotOurs):
-            raise problem("sign-in.foreign", f"This answer cannot be used: {answer.what}.", "Begin again.")
+            raise _not_ours(found, answer)
         if not await self._take_turn(found):
             raise problem("sign-in.used", "This answer was used already.", "Begin again if it did not succeed.")
         found = replace(found, version=found.version + 1)
@@ -259,7 +322,7 @@ class Authorise:
 
     def _attempt(self, found: Authorisation) -> code.Attempt:
         state, nonce, verifier = (Secret(found.secrets[name]) for name in ("state", "nonce", "verifier"))
-        return code.Attempt("", state, nonce, verifier, f"{self.external_url}/oauth/callback")
+        return code.Attempt("", state, nonce, verifier, self._redirect_uri)
 
     async def _registration_of(self, found: Authorisation) -> Registration:
         token = await self.store.database.read(lambda tx: tokens.get(tx, found.token_id))
@@ -315,7 +378,7 @@ class Authorise:
             await self._judge(found)
         elif found.expires_at <= now or found.state == "unverified":
             await self._end(found, "expired", "expired", "Nobody finished this sign-in in time.")
-        elif found.method == "device" and found.state == "started":
+        elif found.state == "started" and found.user_code:
             await self._poll(found)
 
     async def _poll(self, found: Authorisation) -> None:
@@ -336,7 +399,15 @@ class Authorise:
             keep = interval if isinstance(outcome, SlowDown) else found.poll_interval
             await self._advance(found, "started", poll_at=self.clock() + interval, poll_interval=keep)
             return
+        if found.method == "link" and isinstance(outcome, Refused) and outcome.error == "expired_token":
+            await self._offer_again(found)
+            return
         await self._take(found, registration, outcome, None)
+
+    async def _offer_again(self, found: Authorisation) -> None:
+        """The code has ended before its owner typed it: the link goes on."""
+        start = found.secrets["start"]
+        await self._set_out(found, _afresh(found, {"start": start}), None, fingerprint(start))
 
     # What the provider answered
 
@@ -638,6 +709,29 @@ class Authorise:
     async def _find(self, column: str, wanted: str) -> Authorisation | None:
         find = authorisations.by_start if column == "start" else authorisations.by_state
         return await self.store.database.read(lambda tx: find(tx, self.store.sealer, wanted))
+
+
+def _afresh(found: Authorisation, kept: dict[str, str]) -> Authorisation:
+    """As it was before anybody set out for the provider."""
+    return replace(found, user_code="", cookie_hash="", poll_at=found.expires_at, poll_interval=0.0, secrets=kept)
+
+
+def _kept(attempt: code.Attempt) -> dict[str, str]:
+    return {name: getattr(attempt, name).reveal() for name in ("state", "nonce", "verifier")}
+
+
+def _used() -> ProblemError:
+    return problem("sign-in.used", "This sign-in link has been used or has expired.", "Begin again.")
+
+
+def _not_ours(found: Authorisation, answer: code.NotOurs) -> ProblemError:
+    if found.method == "paste":
+        return problem(
+            "sign-in.foreign",
+            f"This address does not answer this sign-in: {answer.what}.",
+            "Paste the whole address on which the browser ended after this sign-in; it begins with the redirect URL.",
+        )
+    return problem("sign-in.foreign", f"This answer cannot be used: {answer.what}.", "Begin again.")
 
 
 async def _done(tx: Transaction, current: Authorisation) -> bool:

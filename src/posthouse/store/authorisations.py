@@ -44,7 +44,7 @@ class Authorisation:
 
 
 _columns = (
-    "id", "mailbox_id", "token_id", "method", "state", "sealed", "start_hash",
+    "id", "mailbox_id", "token_id", "method", "state", "sealed", "start_hash", "state_hash",
     "user_code", "verification_uri", "verification_uri_complete", "created_at", "expires_at",
     "poll_at", "poll_interval",
 )  # fmt: skip
@@ -95,8 +95,7 @@ _advance = (
     )
 )
 
-
-_open_browser = (
+_set_out = (
     update(authorisation)
     .where(
         authorisation.c.id == bindparam("row_id"),
@@ -105,9 +104,14 @@ _open_browser = (
     )
     .values(
         state_hash=bindparam("new_state_hash"),
-        start_hash=None,
+        start_hash=bindparam("new_start_hash"),
         cookie_hash=bindparam("new_cookie"),
         sealed=bindparam("new_sealed"),
+        user_code=bindparam("new_user_code"),
+        verification_uri=bindparam("new_uri"),
+        verification_uri_complete=bindparam("new_uri_complete"),
+        poll_at=bindparam("next_poll"),
+        poll_interval=bindparam("new_interval"),
         version=authorisation.c.version + 1,
     )
 )
@@ -129,7 +133,9 @@ _permit = (
 )
 
 
-async def add(tx: Transaction, sealer: Sealer, new: Authorisation, *, start_hash: str | None) -> None:
+async def add(
+    tx: Transaction, sealer: Sealer, new: Authorisation, *, start_hash: str | None, state_hash: str | None = None
+) -> None:
     await tx.run(
         _insert,
         id=new.id,
@@ -139,6 +145,7 @@ async def add(tx: Transaction, sealer: Sealer, new: Authorisation, *, start_hash
         state=new.state,
         sealed=_seal(sealer, new.id, new.secrets),
         start_hash=start_hash,
+        state_hash=state_hash,
         user_code=new.user_code,
         verification_uri=new.verification_uri,
         verification_uri_complete=new.verification_uri_complete,
@@ -208,24 +215,33 @@ async def advance(tx: Transaction, seen: Authorisation, state: str, **changes: A
     )
 
 
-async def open_browser(
+async def set_out(
     tx: Transaction,
     sealer: Sealer,
     seen: Authorisation,
+    changed: Authorisation,
     *,
-    state_hash: str,
-    cookie_hash: str,
-    secrets: dict[str, str],
+    state_hash: str | None = None,
+    start_hash: str | None = None,
 ) -> bool:
-    """The start page was opened: from now on the callback is awaited. False where another one was faster."""
+    """Somebody sets out for the provider: the cookie, secrets, code and times of `changed` hold from now on.
+
+    With `start_hash` the start page can be opened again. False where another one was faster.
+    """
     return bool(
         await tx.run(
-            _open_browser,
+            _set_out,
             row_id=seen.id,
             seen_version=seen.version,
             new_state_hash=state_hash,
-            new_cookie=cookie_hash,
-            new_sealed=_seal(sealer, seen.id, secrets),
+            new_start_hash=start_hash,
+            new_cookie=changed.cookie_hash,
+            new_sealed=_seal(sealer, seen.id, changed.secrets),
+            new_user_code=changed.user_code,
+            new_uri=changed.verification_uri,
+            new_uri_complete=changed.verification_uri_complete,
+            next_poll=changed.poll_at,
+            new_interval=changed.poll_interval,
         )
     )
 

@@ -18,7 +18,7 @@ from posthouse.web import i18n, security
 from posthouse.web.parts import Parts
 
 SESSION = "posthouse_session"
-MAX_FORM = 16 * 1024
+MAX_FORM = 64 * 1024
 MAX_FIELDS = 30
 
 

@@ -93,6 +93,8 @@ DIRECTIONS = {
 METHODS = {
     "browser": N_("in the browser"),
     "device": N_("with a device code"),
+    "link": N_("with a link for the owner"),
+    "paste": N_("with a pasted address"),
 }
 
 SECURITIES = {

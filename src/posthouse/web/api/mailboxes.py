@@ -1,13 +1,15 @@
 """Mailboxes, their tokens, and getting a token for them."""
 
 from http import HTTPStatus
-from typing import Annotated, Literal, cast
+from typing import Annotated, cast, get_args
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from posthouse.model.mailbox import Mailbox
+from posthouse.oauth.code import MAX_CALLBACK
 from posthouse.problems import Problem
+from posthouse.secret import Secret
 from posthouse.services.authorise import Method
 from posthouse.services.overview import Overview, TokenView, overview
 from posthouse.store import authorisations
@@ -22,7 +24,7 @@ routes = APIRouter()
 
 class Begin(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    method: Literal["device", "browser"] | None = Field(
+    method: Method | None = Field(
         default=None, description="Left out: the mailbox's own, else what its provider can do."
     )
 
@@ -132,7 +134,11 @@ async def delete_token(
 
 @routes.post("/mailboxes/{id}/authorisations", status_code=HTTPStatus.CREATED, tags=["authorisations"])
 async def begin(caller: Manager, name: Name, body: Begin, response: Response) -> shapes.Attempt:
-    """Begin to get a token: `device` answers a code and where to type it, `browser` our own start page."""
+    """Begin to get a token.
+
+    `device` answers a code and where to type it; `browser` our own start page; `link` the same for the mailbox's owner,
+    valid for days; `paste` the provider's page, on whose end `paste` below waits.
+    """
     mailbox = caller.mailbox(name)
     begun = await caller.parts.authorise.begin(mailbox, body.method or _usual_method(caller, mailbox))
     caller.parts.following.ring()
@@ -143,7 +149,7 @@ async def begin(caller: Manager, name: Name, body: Begin, response: Response) ->
 def _usual_method(caller: Caller, mailbox: Mailbox) -> Method:
     """Google, for one, has no device codes for mail."""
     wanted = mailbox.settings.method
-    if wanted in ("device", "browser"):
+    if wanted in get_args(Method):
         return cast("Method", wanted)
     provider = caller.parts.directory.now.provider_of(mailbox)
     only_browser = provider is not None and provider.authorize_url and not provider.device_url
@@ -189,3 +195,17 @@ async def confirm(caller: Manager, name: Name) -> shapes.Attempt:
     confirmed = await caller.parts.authorise.confirm_person(found.id)
     caller.parts.following.ring()
     return shapes.attempt(confirmed)
+
+
+class Pasted(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    address: SecretStr = Field(max_length=MAX_CALLBACK, description="The address on which the browser ended.")
+
+
+@routes.post("/authorisations/{id}/paste", tags=["authorisations"])
+async def paste(caller: Manager, name: Name, body: Pasted) -> shapes.Attempt:
+    """Finish a sign-in that was begun with `paste`. An address of something else changes nothing."""
+    found = await _attempt(caller, name)
+    answered = await caller.parts.authorise.paste(found.id, Secret(body.address.get_secret_value()))
+    caller.parts.following.ring()
+    return shapes.attempt(answered)

@@ -101,7 +101,7 @@ class Attempt(BaseModel):
     user_code: str = ""
     verification_uri: str = ""
     verification_uri_complete: str = ""
-    url: str = Field(default="", description="Our own start page; told once, when the attempt is begun.")
+    url: str = Field(default="", description="Where a person goes to sign in; told once, when the attempt is begun.")
 
 
 class Recipient(BaseModel):

@@ -3,22 +3,30 @@
 from dataclasses import dataclass
 from http import HTTPStatus
 
+import segno
 from fastapi import APIRouter, HTTPException
 from starlette.responses import RedirectResponse, Response
 
+from posthouse.secret import Secret
 from posthouse.services.authorise import Method
 from posthouse.store import authorisations
 from posthouse.store.authorisations import Authorisation
 from posthouse.web.rendering import fragment, page
 from posthouse.web.visits import Reader, TokenWriter, Visit
 
-METHODS: tuple[Method, ...] = ("browser", "device")
+QR_LIMIT = 1000
+"""Characters of an address that becomes a picture; a larger one could not be scanned."""
+METHODS: tuple[Method, ...] = ("browser", "device", "link", "paste")
 routes = APIRouter()
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An authorisation as its page shows it. `progress_url` answers with the newest state of it."""
+    """An authorisation as its page shows it. `progress_url` answers with the newest state of it.
+
+    For who may get tokens: `link` is for the owner, `sign_in_url` for the sign-in whose end is pasted. `qr_code` is
+    a picture of where a device code is typed, as a data: address.
+    """
 
     id: str
     mailbox_id: str
@@ -33,6 +41,9 @@ class Attempt:
     verification_uri_complete: str
     expires_at: float
     progress_url: str
+    link: str = ""
+    sign_in_url: str = ""
+    qr_code: str = ""
 
     @property
     def open(self) -> bool:
@@ -55,7 +66,22 @@ def shown(visit: Visit, found: Authorisation, progress_url: str) -> Attempt:
         verification_uri_complete=web_address(found.verification_uri_complete),
         expires_at=found.expires_at,
         progress_url=progress_url,
+        qr_code=_picture(found),
+        **(_addresses(visit, found) if visit.may("tokens") and found.state == "started" else {}),
     )
+
+
+def _picture(found: Authorisation) -> str:
+    url = web_address(found.verification_uri_complete or found.verification_uri)
+    if not url or not found.user_code or found.state != "started" or len(url) > QR_LIMIT:
+        return ""
+    return segno.make_qr(url).svg_data_uri(scale=4, border=3, dark="#000", light="#fff")
+
+
+def _addresses(visit: Visit, found: Authorisation) -> dict[str, str]:
+    start = found.secrets.get("start", "")
+    link = visit.parts.authorise.start_page(Secret(start)) if start else ""
+    return {"link": link, "sign_in_url": found.secrets.get("url", "")}
 
 
 def shown_to_administrators(visit: Visit, found: Authorisation) -> Attempt:
@@ -78,14 +104,16 @@ async def attempt_of(visit: Visit, attempt_id: str) -> Authorisation:
 
 @routes.post("/mailboxes/{mailbox_id}/authorisations")
 async def begin(visit: TokenWriter, mailbox_id: str) -> Response:
-    """A browser goes on to the start page, a device code is shown on its own page."""
+    """A browser goes on to the start page; anything else is shown on a page of its own."""
     await visit.parts.directory.refresh()
     mailbox = visit.parts.directory.now.mailboxes.get(mailbox_id)
     if mailbox is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)
-    method: Method = "device" if visit.form.get("method") == "device" else "browser"
+    asked = visit.form.get("method")
+    method = next((way for way in METHODS if way == asked), METHODS[0])
     begun = await visit.parts.authorise.begin(mailbox, method)
-    return RedirectResponse(begun.url or f"/authorisations/{begun.authorisation.id}", HTTPStatus.SEE_OTHER)
+    own = f"/authorisations/{begun.authorisation.id}"
+    return RedirectResponse(begun.url if method == "browser" else own, HTTPStatus.SEE_OTHER)
 
 
 @routes.get("/authorisations/{attempt_id}")
@@ -111,3 +139,10 @@ async def cancel(visit: TokenWriter, attempt_id: str) -> Response:
     found = await attempt_of(visit, attempt_id)
     await visit.parts.authorise.cancel(attempt_id)
     return RedirectResponse(f"/mailboxes/{found.mailbox_id}#token", HTTPStatus.SEE_OTHER)
+
+
+@routes.post("/authorisations/{attempt_id}/paste")
+async def paste(visit: TokenWriter, attempt_id: str) -> Response:
+    await visit.parts.authorise.paste(attempt_id, Secret(visit.form.get("address", "")))
+    visit.parts.following.ring()
+    return RedirectResponse(f"/authorisations/{attempt_id}", HTTPStatus.SEE_OTHER)

@@ -36,6 +36,8 @@ async def ask(visit: Anyone, start: str) -> Response:
         address=mailbox.address,
         mailbox_id=mailbox.id,
         expires_at=found.expires_at,
+        owner=found.method == "link",
+        by_code=found.method == "link" and provider is not None and bool(provider.device_url or provider.issuer),
     )
     answer.headers["content-security-policy"] = security.content_policy(visit.parts.settings, leaves=True)
     return answer
@@ -56,7 +58,8 @@ def used_up() -> ProblemError:
 
 @routes.post("/authorise/{start}")
 async def go(visit: Stranger, start: str) -> Response:
-    redirect = await visit.parts.authorise.open_start_page(Secret(start))
+    by_code = visit.form.get("way") == "code"
+    redirect = await visit.parts.authorise.open_start_page(Secret(start), by_code=by_code)
     answer = RedirectResponse(redirect.url.reveal(), HTTPStatus.SEE_OTHER)
     answer.set_cookie(
         COOKIE,
