@@ -137,3 +137,28 @@ async def link_of(play: Scene) -> str:
     link = re.search(r'value="(http://localhost:8480/authorise/[^"]+)"', play.person.shown)
     assert link is not None
     return link[1]
+
+
+async def test_a_closed_way_proposes_the_others(tmp_path: Path) -> None:
+    async with scene(tmp_path) as play:
+        page = await play.begin("device")
+        await play.provider.control(
+            "faults", place="token", action="answer", status=400, error="unauthorized_client", times=1
+        )
+        play.home.clock.forward(10)
+        await play.home.parts.authorise.look_after()
+        await play.person.look(page)
+        assert "Another one may be open" in play.person.text()
+        ways = re.findall(r'name="method" value="(\w+)"', play.person.shown)
+        assert ways == ["browser", "link", "paste"]
+        assert (await play.begin("browser")).startswith("http://localhost:8480/authorise/")
+
+
+async def test_a_provider_that_gives_no_device_codes_for_this_says_which_way_is_open(tmp_path: Path) -> None:
+    async with scene(tmp_path) as play:
+        fault = {"action": "answer", "status": 400, "error": "unauthorized_client", "times": 1}
+        await play.provider.control("faults", place="device_authorization", **fault)
+        mailbox = play.home.parts.directory.now.by_address[ALICE]
+        answer = await play.person.press(f"/mailboxes/{mailbox.id}/authorisations", method="device")
+        assert answer.status_code == 409
+        assert "Sign in with the browser instead" in answer.text

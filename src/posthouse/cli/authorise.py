@@ -144,4 +144,6 @@ def _end(call: Call, current: dict[str, Any]) -> int:
     call.show(current, lambda _: None)
     reason = clean(current["detail"] or current["reason"], 900)
     click.echo(f"Not authenticated ({current['state']}): {reason}", err=True)
+    if current["reason"] == "way_closed":
+        click.echo("This way is closed; another one may be open: --method browser, paste or link.", err=True)
     return 1

@@ -45,7 +45,10 @@ class Match(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True, rename={"class_": "class"}):
-    """One explanation. An entry that is not `verified` may support an explanation, never a decision."""
+    """One explanation. An entry that is not `verified` may support an explanation, never a decision.
+
+    `closes`: ways to get a token of which this answer says that they are shut, while others may be open.
+    """
 
     id: str
     where: Where
@@ -57,6 +60,7 @@ class Entry(msgspec.Struct, frozen=True, rename={"class_": "class"}):
     source: str
     verified: bool
     also_where: tuple[Where, ...] = ()
+    closes: tuple[str, ...] = ()
 
 
 class _File(msgspec.Struct):

@@ -30,9 +30,9 @@ from posthouse.oauth.identity import (
 from posthouse.oauth.introspection import introspect, read_introspection
 from posthouse.oauth.message import Answer
 from posthouse.oauth.userinfo import read_userinfo, userinfo
-from posthouse.problems import ProblemError, problem
+from posthouse.problems import Problem, ProblemError, problem
 from posthouse.providers.catalogue import explain_token_error
-from posthouse.providers.provider import Provider, scopes_for
+from posthouse.providers.provider import Family, Provider, scopes_for
 from posthouse.secret import Secret
 from posthouse.services import switching
 from posthouse.services.clock import Clock, as_datetime
@@ -66,6 +66,9 @@ Method = Literal["browser", "device", "paste", "link"]
 log = structlog.get_logger("authorise")
 
 
+ANOTHER_WAY = Problem(
+    "sign-in.another-way", "Device codes are closed here.", "Sign in with the browser instead, or paste its address."
+)
 Proofs = Mapping[str, Sequence[Proof]]
 """By mailbox id."""
 
@@ -175,9 +178,12 @@ class Authorise:
         request = device.start(registration.endpoints, registration.client, scopes, as_datetime(self.clock()))
         answer = await self.sign_in.ask(request, registration.provider)
         started = answer if isinstance(answer, Unreachable) else device.read_start(answer, hide=request.secrets())
-        if not isinstance(started, device.DeviceCode):
-            raise _problem_of(started, registration.provider.family)
-        return started
+        if isinstance(started, device.DeviceCode):
+            return started
+        refused = _problem_of(started, registration.provider.family)
+        if "device" in _closed(started, registration.provider.family):
+            raise ProblemError(*refused.problems, ANOTHER_WAY, status=refused.status)
+        raise refused
 
     def _with_code(self, new: Authorisation, started: device.DeviceCode) -> Authorisation:
         return replace(
@@ -420,7 +426,9 @@ class Authorise:
     ) -> Authorisation:
         if not isinstance(outcome, Granted):
             explained = _problem_of(outcome, registration.provider.family).problems[0]
-            return await self._end(found, "refused", "refused", str(explained))
+            way = "device" if found.user_code else "browser"
+            reason = "way_closed" if way in _closed(outcome, registration.provider.family) else "refused"
+            return await self._end(found, "refused", reason, str(explained))
         grant = _new_grant(found, registration, outcome, self.clock())
         if not await self._store_pending(found, grant, outcome, nonce):
             await self.giving_back.revoke(registration.app.id, [grant])
@@ -772,6 +780,12 @@ def _new_grant(found: Authorisation, registration: Registration, granted: Grante
         person="",
         given_to=registration.name,
     )
+
+
+def _closed(outcome: Refused | Unreachable, family: Family) -> tuple[str, ...]:
+    """Ways of which the provider's answer says that they are shut."""
+    entry = explain_token_error(family, outcome) if isinstance(outcome, Refused) else None
+    return entry.closes if entry else ()
 
 
 def _problem_of(outcome: Refused | Unreachable, family: str) -> ProblemError:

@@ -34,6 +34,7 @@ TOKEN_REASONS = {
     "id_token_not_trusted": N_("what the provider says about the person cannot be trusted"),
     "not_proved": N_("no mail server took the token"),
     "gone": N_("the mailbox or its token was removed meanwhile"),
+    "way_closed": N_("the provider has closed this way to sign in"),
     "person_not_verified": N_("the provider does not say who signed in"),
 }
 
@@ -134,6 +135,13 @@ LABELS = {
 SENTENCES = (
     N_("{got} signed in, expected was {expected}."),
     N_("Nobody finished this sign-in in time."),
+    N_("Device codes are closed here."),
+    N_("Sign in with the browser instead, or paste its address."),
+    N_("This address does not answer this sign-in: {what}."),
+    N_("Paste the whole address on which the browser ended after this sign-in; it begins with the redirect URL."),
+    N_("The provider has answered; this sign-in waits for the address of this page."),
+    N_("Copy the whole address of this page, and paste it where the sign-in was begun."),
+    N_("This sign-in does not wait for an address."),
     N_("Begin again."),
     N_("Begin again if it did not succeed."),
     N_("Begin the sign-in again, and finish it in the same browser."),

@@ -49,6 +49,10 @@ class Attempt:
     def open(self) -> bool:
         return self.state in authorisations.OPEN
 
+    @property
+    def other_ways(self) -> tuple[Method, ...]:
+        return tuple(way for way in METHODS if way != self.method and not (self.user_code and way == "device"))
+
 
 def shown(visit: Visit, found: Authorisation, progress_url: str) -> Attempt:
     mailbox = visit.parts.directory.now.mailboxes.get(found.mailbox_id)
