@@ -28,6 +28,7 @@ from posthouse.services.directory import Directory
 from posthouse.services.dispatcher import Dispatcher
 from posthouse.services.following import Following
 from posthouse.services.giving_back import GivingBack
+from posthouse.services.going_back import GoingBack
 from posthouse.services.sign_in import SignIn
 from posthouse.services.submission import Door, Submission
 from posthouse.services.token_keeper import TokenKeeper
@@ -234,6 +235,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
             settings.external_url,
             hostname,
         ),
+        going_back=GoingBack(store, directory, keeper, clock),
         credentials=credentials,
         dispatcher=dispatcher,
         submission=Submission(store, directory, logins, clock, hostname, dispatcher.accepted),

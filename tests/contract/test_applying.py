@@ -336,12 +336,14 @@ async def test_another_account_waits_until_its_token_has_proved_itself(store: St
     assert "until its new token has proved itself" in report.notes[0]
     assert not (await run(store, OFFICE + SWITCHED)).changed
 
-    assert await store.database.write(lambda tx: switching.finish(tx, support))
+    assert await store.database.write(lambda tx: switching.finish(tx, support, NOW))
     after = await mailbox(store)
     assert (after.account, after.token_id) == ("alice@example.com", support.settings.switch.token_id)
-    assert after.settings == replace(support.settings, switch=None)
+    assert after.settings == replace(support.settings, switch=None, former=after.settings.former)
+    assert after.settings.former is not None
+    assert (after.settings.former.account, after.settings.former.token_id) == ("support@example.com", old)
     assert not (await run(store, OFFICE + SWITCHED)).changed
-    assert not await store.database.write(lambda tx: switching.finish(tx, after))
+    assert not await store.database.write(lambda tx: switching.finish(tx, after, NOW))
 
 
 async def test_a_switch_that_is_taken_back(store: Store) -> None:
@@ -384,7 +386,7 @@ async def test_the_password_serves_until_the_token_has_proved_itself(store: Stor
     assert old.settings.switch is not None
     assert old.settings.switch.app_id == (await app(store)).id
     assert await token_state(store, old.settings.switch.token_id) == ("not_acquired", "")
-    assert await store.database.write(lambda tx: switching.finish(tx, old))
+    assert await store.database.write(lambda tx: switching.finish(tx, old, NOW))
     assert (await mailbox(store, "old@example.net")).app_id == (await app(store)).id
 
 
@@ -392,7 +394,7 @@ async def test_back_to_the_password(store: Store) -> None:
     text = OFFICE + OLD + 'app = "office"\n'
     await run(store, text)
     switching_mailbox = await mailbox(store, "old@example.net")
-    await store.database.write(lambda tx: switching.finish(tx, switching_mailbox))
+    await store.database.write(lambda tx: switching.finish(tx, switching_mailbox, NOW))
     token = await acquire(store, (await mailbox(store, "old@example.net")).token_id)
     report = await run(store, OFFICE + OLD + 'app = ""\n')
     old = await mailbox(store, "old@example.net")

@@ -272,6 +272,8 @@ async def test_a_token_that_no_mailbox_uses_any_more_dies_at_the_provider_and_he
         giving_back = gateway.parts.authorise.giving_back
         assert await giving_back.sweep() == 0
         await gateway.by_device(SUPPORT, provider.approve_as(ALICE))
+        assert await giving_back.sweep() == 0
+        gateway.clock.forward(8 * 24 * HOUR)
         assert await giving_back.sweep() == 1
         assert sorted(await ended(provider)) == ["", "revoked by the client"]
         known = await gateway.parts.store.database.read(tokens.everything)

@@ -105,6 +105,19 @@ def delete(call: Call, address: str, purpose: str | None, yes: bool, number: int
     call.show(deleted, lambda _: click.echo(f"Deleted {words}."))
 
 
+@token.command(epilog="Example:  posthouse token back support@example.com")
+@click.argument("address")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@calling()
+def back(call: Call, address: str, yes: bool) -> None:
+    """Undo the last switch or re-authorisation, for a week and where what served before still lives."""
+    confirm(f"Let {address} go back to what served before?", yes=yes)
+    gone = call.api.post(path_of("mailboxes", address, "back"))
+    words = {"password": "the password", "account": f"the token of {gone['who']}"}
+    again = words.get(gone["kind"], f"the earlier consent of {gone['who']}")
+    call.show(gone, lambda _: click.echo(f"Back: {clean(again)} serves again."))
+
+
 @token.command("print", epilog='Example:  curl --oauth2-bearer "$(posthouse token print me@example.com)" …')
 @click.argument("address")
 @_purpose

@@ -20,6 +20,15 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     token_id: str
 
 
+class Former(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The way to sign in that served before; without an app it is the password. It is kept `until` (since 1970)."""
+
+    app_id: str | None
+    account: str
+    token_id: str | None
+    until: float
+
+
 class MailboxSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Sending and receiving settings. Empty text means: what the provider says."""
 
@@ -44,6 +53,7 @@ class MailboxSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     token: Literal["shared", "own"] = "shared"  # noqa: S105 - a word of the contract
     also_known_as: tuple[str, ...] = ()
     switch: Switch | None = None
+    former: Former | None = None
 
     def enabled(self) -> tuple[Protocol, ...]:
         """The protocols this mailbox uses: the ones a token has to prove itself for."""
@@ -73,6 +83,12 @@ class Mailbox:
         if switch is None:
             return self
         return replace(self, app_id=switch.app_id, account=switch.account, token_id=switch.token_id)
+
+    def tokens_in_use(self, now: float) -> set[str]:
+        """Tokens that serve it, are to serve it, or may yet serve it again."""
+        former = self.settings.former
+        kept = former.token_id if former is not None and former.until > now else None
+        return {token for token in (self.token_id, self.switched.token_id, kept) if token is not None}
 
     @property
     def expected_names(self) -> tuple[str, ...]:

@@ -246,7 +246,8 @@ class _Writing:
                 f"{item.name} goes on as it is until its new token has proved itself: authorise it."
             )
         settings = {key: values[key] for key in MAILBOX_SETTINGS if key in values}
-        document = msgspec.convert({**settings, "switch": choice.switch}, MailboxSettings)
+        former = row.settings.former if row is not None else None
+        document = msgspec.convert({**settings, "switch": choice.switch, "former": former}, MailboxSettings)
         way = {"app_id": choice.way.app_id, "account": choice.way.account, "token_id": choice.way.token_id}
         return {**columns, **way, "document": encode(document)}
 
@@ -370,8 +371,7 @@ class _Writing:
 
     def _leave_tokens(self, row: Row | None) -> None:
         if isinstance(row, Mailbox):
-            switch = row.settings.switch
-            self.left_tokens |= {token for token in (row.token_id, switch and switch.token_id) if token}
+            self.left_tokens |= row.tokens_in_use(self.attempt.now)
 
     async def _look_after_tokens(self) -> None:
         """Tokens that no mailbox uses any more: empty ones go, the others are for the caller to revoke."""
@@ -384,8 +384,7 @@ class _Writing:
 
     async def _used_tokens(self) -> set[str]:
         mailboxes = (await configuration.load(self.tx)).mailboxes.values()
-        switches = {mailbox.settings.switch.token_id for mailbox in mailboxes if mailbox.settings.switch}
-        return switches | {mailbox.token_id for mailbox in mailboxes if mailbox.token_id}
+        return set().union(*(mailbox.tokens_in_use(self.attempt.now) for mailbox in mailboxes))
 
     def _names(self, kind: str, key: str) -> bool:
         return any(key in item.values for item in self.wanted.of(kind))

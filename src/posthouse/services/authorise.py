@@ -659,7 +659,7 @@ class Authorise:
             pending = None if token.pending_grant == grant.id else token.pending_grant
             await tokens.point(tx, token, serving=grant.id, pending=pending, pinned=pinned)
             await tokens.set_state(tx, token.id, TokenState.ACQUIRED, now, again=True)
-            await switching.finish_all(tx, token.id, {of for of, made in proofs.items() if _works(made)})
+            await switching.finish_all(tx, token.id, {of for of, made in proofs.items() if _works(made)}, now)
 
         with contextlib.suppress(_Overtaken):
             await self.store.database.write(work)

@@ -76,7 +76,8 @@ class GivingBack:
 
     async def remove_unused(self) -> int:
         """Tokens that mailboxes have left for good, with all that they hold; how many."""
-        unused = await self.store.database.read(_unused)
+        now = self.clock()
+        unused = await self.store.database.read(lambda tx: _unused(tx, now))
         removed = await self.store.database.write(self._remove_unused) if unused else []
         for token, taken in removed:
             await self.revoke(token.app_id, taken)
@@ -86,7 +87,7 @@ class GivingBack:
         # Whoever is about to use one of them again comes before us, or sees that the configuration has changed.
         await events.bump(tx, "configuration")
         removed = []
-        for token in await _unused(tx):
+        for token in await _unused(tx, self.clock()):
             taken = await tokens.take_grants(tx, self.store.sealer, token.id)
             await tokens.set_state(tx, token.id, TokenState.NOT_ACQUIRED, self.clock())
             await tokens.remove(tx, token.id)
@@ -94,7 +95,8 @@ class GivingBack:
         return removed
 
 
-async def _unused(tx: Transaction) -> list[Token]:
-    mailboxes = (await configuration.load(tx)).mailboxes.values()
-    used = {mailbox.token_id for mailbox in mailboxes} | {mailbox.switched.token_id for mailbox in mailboxes}
+async def _unused(tx: Transaction, now: float) -> list[Token]:
+    used: set[str] = set()
+    for mailbox in (await configuration.load(tx)).mailboxes.values():
+        used |= mailbox.tokens_in_use(now)
     return [token for token in await tokens.everything(tx) if token.id not in used]

@@ -305,6 +305,15 @@ async def grants_of(tx: Transaction, sealer: Sealer, token_id: str) -> list[Gran
     return [_grant(row, sealer) for row in await tx.all(_grants_of_token, of_token=token_id)]
 
 
+async def out_of_service(tx: Transaction, sealer: Sealer, of: Token) -> list[Grant]:
+    """Grants of a token that another one has taken the place of, the newest first."""
+    rows = await tx.all(_grants_of_token, of_token=of.id)
+    readable = (
+        _grant_if_readable(row, sealer) for row in rows if row["id"] not in (of.serving_grant, of.pending_grant)
+    )
+    return sorted((grant for grant in readable if grant), key=lambda grant: grant.refreshed_at, reverse=True)
+
+
 async def retired(tx: Transaction, before: float) -> list[tuple[str, str]]:
     """Grants that another one has taken the place of, or that never served, and that were not used since `before`.
 

@@ -9,6 +9,7 @@ from posthouse.services.device_login import DeviceLogins
 from posthouse.services.directory import Directory
 from posthouse.services.dispatcher import Dispatcher
 from posthouse.services.following import Following
+from posthouse.services.going_back import GoingBack
 from posthouse.services.submission import Submission
 from posthouse.services.token_keeper import TokenKeeper
 from posthouse.settings import Settings
@@ -22,6 +23,7 @@ class Parts:
     directory: Directory
     keeper: TokenKeeper
     authorise: Authorise
+    going_back: GoingBack
     credentials: Credentials
     dispatcher: Dispatcher
     submission: Submission

@@ -197,6 +197,22 @@ async def confirm(caller: Manager, name: Name) -> shapes.Attempt:
     return shapes.attempt(confirmed)
 
 
+class Earlier(BaseModel):
+    """What serves again. `kind`: account (another account or app), password, consent (of the same account)."""
+
+    kind: str
+    who: str
+
+
+@routes.post("/mailboxes/{id}/back", tags=["tokens"])
+async def go_back(caller: Manager, name: Name) -> Earlier:
+    """Undo the last switch or re-authorisation, within 7 days and where what served before still lives; else 409."""
+    mailbox = caller.mailbox(name)
+    gone = await caller.parts.going_back.go(mailbox)
+    caller.parts.following.ring()
+    return Earlier(kind=gone.kind, who=gone.who)
+
+
 class Pasted(BaseModel):
     model_config = ConfigDict(extra="forbid")
     address: SecretStr = Field(max_length=MAX_CALLBACK, description="The address on which the browser ended.")

@@ -24,6 +24,7 @@ SAID = {
         "The token was deleted here. The provider was not told, or could not be: remove the permission there."
     ),
     "revoked": N_("The token was deleted, and the provider was told."),
+    "back": N_("The earlier sign-in serves again."),
 }
 routes = APIRouter()
 
@@ -52,6 +53,7 @@ async def one(visit: Reader, mailbox_id: str, said: str = "") -> Response:
         endpoints={s.protocol: visit.parts.directory.now.endpoint(view.mailbox, s.protocol) for s in view.servers},
         attempt=shown_to_administrators(visit, attempt) if attempt else None,
         methods=METHODS,
+        earlier=await visit.parts.going_back.earlier(view.mailbox),
         preferred=view.mailbox.settings.method if view.mailbox.settings.method in METHODS else METHODS[0],
         said=visit.says(SAID[said]) if said in SAID else "",
     )
@@ -100,6 +102,13 @@ async def renew(visit: TokenWriter, mailbox_id: str) -> Response:
         said = "refused" if not why.temporary and why.state is TokenState.INVALID else "not-renewed"
     visit.parts.following.ring()
     return back(mailbox_id, said)
+
+
+@routes.post("/mailboxes/{mailbox_id}/back")
+async def go_back(visit: TokenWriter, mailbox_id: str) -> Response:
+    await visit.parts.going_back.go(mailbox_of(await look(visit), mailbox_id).mailbox)
+    visit.parts.following.ring()
+    return back(mailbox_id, "back")
 
 
 async def _renew(visit: Visit, token: TokenView) -> bool:
