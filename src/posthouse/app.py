@@ -22,6 +22,7 @@ from posthouse.problems import ProblemError, problem
 from posthouse.protocol.smtp_server import ServerPolicy
 from posthouse.services.authorise import Authorise
 from posthouse.services.clock import Clock
+from posthouse.services.connection_test import ConnectionTest
 from posthouse.services.credentials import Credentials
 from posthouse.services.device_login import DeviceLogins
 from posthouse.services.directory import Directory
@@ -157,6 +158,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.parts.connection_test.close()
         if not await self.parts.keeper.finish():
             log.error("a renewed token could not be written to the database before stopping")
         if self._tasks:
@@ -236,6 +238,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
             hostname,
         ),
         going_back=GoingBack(store, directory, keeper, clock),
+        connection_test=ConnectionTest(store, directory, keeper, credentials, clock, hostname),
         credentials=credentials,
         dispatcher=dispatcher,
         submission=Submission(store, directory, logins, clock, hostname, dispatcher.accepted),

@@ -215,6 +215,25 @@ async def test_the_owners_link_is_printed_to_be_sent_on(serving: Shell) -> None:
     assert "waiting for" in (await serving.run("token", "status", BOB)).out
 
 
+async def test_the_connection_test_tells_step_by_step(serving: Shell) -> None:
+    without = await serving.run("test", BOB)
+    assert (without.status, without.out.splitlines()[0].startswith("token … failed")) == (1, True)
+    assert f"Get a token: posthouse authorise {BOB}" in without.out
+    assert "SMTP" not in without.out
+    await serving.authorise(BOB, BOB)
+    tested = await serving.run("test", BOB)
+    assert (tested.status, re.findall(r"^(\w+) … (\w+)", tested.out, re.MULTILINE)) == (
+        0,
+        [("token", "good"), ("SMTP", "good")],
+    )
+    report = (await serving.run("test", BOB, "--only", "imap", "--json")).data
+    assert [check["name"] for check in report["checks"]] == ["token", "imap"]
+    await serving.box.control("protocols", protocol="smtp", on=False)
+    refused = await serving.run("test", BOB)
+    assert (refused.status, "5.7.139" in refused.out) == (1, True)
+    assert (await serving.run("test", "nobody@example.com")).status == 64
+
+
 async def test_ctrl_c_ends_the_waiting_and_not_the_sign_in(serving: Shell) -> None:
     process = await serving.start("authorise", BOB, "--method", "device")
     code, _ = await printed_code(process)

@@ -48,7 +48,7 @@ def test_every_command_takes_a_configuration_and_debug(words: tuple[str, ...], c
     assert words[0] == "sandbox" or {"--config", "--debug"} <= options
 
 
-@pytest.mark.parametrize("words", ["test a@b.example --only smtp", "doctor", "received ack 5", "import x y", "backup f",
+@pytest.mark.parametrize("words", ["doctor", "received ack 5", "import x y", "backup f",
                                    "restore f", "bundle f", "key rotate", "destination list", "webhook add x",
                                    "queue park x", "mailbox add x --app y"])  # fmt: skip
 def test_what_is_not_built_says_so_and_ends_with_69(words: str) -> None:

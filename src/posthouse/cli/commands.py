@@ -22,7 +22,7 @@ COMMANDS = {
     "send": ("posthouse.cli.send", "send", "Hand a message in, as with sendmail."),
     "journal": ("posthouse.cli.journal", "journal", "What happened to messages."),
     "admin": ("posthouse.cli.admin", "admin", "Administrators, sign-in links, API keys."),
-    "test": ("posthouse.cli.later", "test", "Not yet available."),
+    "test": ("posthouse.cli.testing", "test", "The connection test: the token, then each protocol."),
     "doctor": ("posthouse.cli.later", "doctor", "Not yet available."),
     "received": ("posthouse.cli.later", "received", "Not yet available."),
     "destination": ("posthouse.cli.later", "destination", "Not yet available."),

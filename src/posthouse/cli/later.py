@@ -24,7 +24,6 @@ def not_yet(name: str, hint: str = "") -> click.Command:
     return command
 
 
-test = not_yet("test", "posthouse mailbox show ADDRESS tells how each protocol last fared.")
 doctor = not_yet("doctor", "posthouse status tells what needs a person.")
 received = not_yet("received")
 import_ = not_yet("import")

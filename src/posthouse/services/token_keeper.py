@@ -52,13 +52,24 @@ class AccessToken:
 
 
 class NoToken(Exception):
-    """There is no access token. `temporary`: waiting may help; otherwise a person has to do something."""
+    """There is no access token. `temporary`: waiting may help; otherwise a person has to do something.
 
-    def __init__(self, sentence: str, *, temporary: bool, state: TokenState = TokenState.ACQUIRED) -> None:
+    `outcome` is what the provider answered, where it was asked.
+    """
+
+    def __init__(
+        self,
+        sentence: str,
+        *,
+        temporary: bool,
+        state: TokenState = TokenState.ACQUIRED,
+        outcome: Refused | Unreachable | None = None,
+    ) -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.temporary = temporary
         self.state = state
+        self.outcome = outcome
 
 
 @dataclass(slots=True)
@@ -308,7 +319,7 @@ class TokenKeeper:
         await self._invalidate(grant, reason, detail, self.clock() + LONGEST_PAUSE if again else 0.0)
         self.forget(grant.token_id)
         log.warning("token refused", token=grant.token_id, error=refused.error, reason=str(reason))
-        return NoToken(detail, temporary=False, state=TokenState.INVALID)
+        return NoToken(detail, temporary=False, state=TokenState.INVALID, outcome=refused)
 
     async def _invalidate(self, grant: Grant, reason: Reason, detail: str, next_at: float) -> None:
         async def work(tx: Transaction) -> None:
@@ -328,7 +339,7 @@ class TokenKeeper:
         next_at = self.clock() + min(pause, LONGEST_PAUSE)
         await self.store.database.write(lambda tx: tokens.postpone(tx, grant, outcome.what, next_at, answered=answered))
         log.warning("token refresh postponed", token=grant.token_id, what=outcome.what, seconds=round(pause))
-        return NoToken(sentence, temporary=True)
+        return NoToken(sentence, temporary=True, outcome=outcome)
 
     async def _serving_grant(self, token_id: str) -> Grant:
         token = await self.store.database.read(lambda tx: tokens.get(tx, token_id))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from posthouse.services.authorise import Authorise
 from posthouse.services.clock import Clock
+from posthouse.services.connection_test import ConnectionTest
 from posthouse.services.credentials import Credentials
 from posthouse.services.device_login import DeviceLogins
 from posthouse.services.directory import Directory
@@ -24,6 +25,7 @@ class Parts:
     keeper: TokenKeeper
     authorise: Authorise
     going_back: GoingBack
+    connection_test: ConnectionTest
     credentials: Credentials
     dispatcher: Dispatcher
     submission: Submission

@@ -84,6 +84,20 @@ JOURNAL_KINDS = {
     "idempotency key": N_("handed in with a key against repetition"),
 }
 
+STEP_NAMES = {
+    "token": N_("Token"),
+    "smtp": "SMTP",
+    "imap": "IMAP",
+    "pop3": "POP3",
+}
+
+STEP_STATES = {
+    "passed": N_("good"),
+    "failed": N_("failed"),
+    "skipped": N_("not tried"),
+    "unused": N_("not used"),
+}
+
 DIRECTIONS = {
     "incoming": N_("incoming only"),
     "outgoing": N_("outgoing only"),
@@ -125,6 +139,8 @@ LABELS = {
     "result_state": RESULT_STATES,
     "journal_kind": JOURNAL_KINDS,
     "next_step": NEXT_STEPS,
+    "step_name": STEP_NAMES,
+    "step_state": STEP_STATES,
     "direction": DIRECTIONS,
     "method": METHODS,
     "security": SECURITIES,
@@ -173,6 +189,16 @@ SENTENCES = (
     N_("The provider refused: {what}."),
     N_("{address} has no app registration, so there is nothing to sign in to."),
     N_("Give the mailbox an app registration first."),
+    N_("The provider has renewed the token: the sign-in, its account and the app registration are in order."),
+    N_("The server takes the login, and a command after it. That a message may be sent is proved by sending one."),
+    N_("The server takes the login, and the folder can be opened."),
+    N_("The server takes the login, and the messages can be counted."),
+    N_("There is a token. The provider gave nothing to renew it with, so this proves nothing about tomorrow."),
+    N_("This mailbox signs in with a password."),
+    N_("This mailbox does not use it."),
+    N_("Without a token it cannot be tried."),
+    N_("the sign-in server did not answer in time"),
+    N_("the server did not answer in time"),
 )
 """What services say, with holes for what differs; translated here because services know no languages."""
 

@@ -16,7 +16,6 @@ MANAGE = (
     ("POST", "/mailboxes"),
     ("PATCH", "/mailboxes/{id}"),
     ("DELETE", "/mailboxes/{id}"),
-    ("POST", "/mailboxes/{id}/test"),
     ("POST", "/doctor"),
     ("POST", "/messages/{id}/park"),
     *(("POST", f"/{kind}") for kind in KINDS),

@@ -1,0 +1,49 @@
+"""The connection test on the page: begun with a button, followed step by step."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, HTTPException
+from starlette.responses import RedirectResponse, Response
+
+from posthouse.model.mailbox import Mailbox
+from posthouse.services.connection_test import STEPS, Run
+from posthouse.web.rendering import fragment, page
+from posthouse.web.visits import Reader, TokenWriter, Visit
+
+routes = APIRouter()
+
+
+@routes.post("/mailboxes/{mailbox_id}/test")
+async def begin(visit: TokenWriter, mailbox_id: str) -> Response:
+    await visit.parts.directory.refresh()
+    run = visit.parts.connection_test.begin(_mailbox(visit, mailbox_id))
+    return RedirectResponse(f"/mailboxes/{mailbox_id}/test/{run.id}", HTTPStatus.SEE_OTHER)
+
+
+@routes.get("/mailboxes/{mailbox_id}/test/{run_id}")
+async def follow(visit: Reader, mailbox_id: str, run_id: str) -> Response:
+    """A test that is not remembered here any more leads back to the mailbox, where its outcome is noted."""
+    run = visit.parts.connection_test.find(run_id)
+    if run is None:
+        return RedirectResponse(f"/mailboxes/{mailbox_id}", HTTPStatus.SEE_OTHER)
+    return await page(visit, "test.html", mailbox=_mailbox(visit, mailbox_id), run=run, waiting=_waiting(run))
+
+
+@routes.get("/mailboxes/{mailbox_id}/test/{run_id}/progress")
+async def progress(visit: Reader, mailbox_id: str, run_id: str) -> Response:
+    run = visit.parts.connection_test.find(run_id)
+    if run is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return fragment(visit, "steps.html", mailbox=_mailbox(visit, mailbox_id), run=run, waiting=_waiting(run))
+
+
+def _waiting(run: Run) -> list[str]:
+    """Steps that are still to come."""
+    return [] if run.ended else list(STEPS[len(run.steps) :])
+
+
+def _mailbox(visit: Visit, mailbox_id: str) -> Mailbox:
+    mailbox = visit.parts.directory.now.mailboxes.get(mailbox_id)
+    if mailbox is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return mailbox
