@@ -33,7 +33,6 @@ from posthouse.store.sealing import Sealer, Unsealable, fingerprint
 TRIES = 5
 """How often it is begun again when somebody else changes the same things at the same moment."""
 LATER = {
-    "app": ("secret_expires",),
     "mailbox": ("check_interval", "after_fetch"),
     "device": ("rate", "lane"),
 }

@@ -9,6 +9,7 @@ from posthouse.services.device_login import DeviceLogins
 from posthouse.services.directory import Directory
 from posthouse.services.dispatcher import Dispatcher
 from posthouse.services.following import Following
+from posthouse.services.forewarning import Forewarning
 from posthouse.services.submission import Submission
 from posthouse.services.token_keeper import TokenKeeper
 from posthouse.settings import Settings
@@ -27,4 +28,5 @@ class Parts:
     submission: Submission
     logins: DeviceLogins
     following: Following
+    forewarning: Forewarning
     clock: Clock
