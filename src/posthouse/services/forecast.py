@@ -30,13 +30,20 @@ def of_app(snapshot: Snapshot, app: StoredApp) -> Iterator[Forecast]:
     for what, key in _DATES.items():
         ending = of_date(what, str(app.document.get(key, "")))
         if ending is not None:
-            yield Forecast(app.id, app.name, ending, _addresses(_users(snapshot, app)))
+            yield Forecast(app.id, app.name, ending, stopped_by(snapshot, app.id))
 
 
 def of_token(snapshot: Snapshot, token_id: str, app_id: str, account: str, course: Course) -> Iterator[Forecast]:
     """What ends of the grant that serves a token. Without its provider there is nothing to know."""
     for ending in of_grant(course, lifetimes(snapshot, app_id)):
-        yield Forecast(token_id, account, ending, _addresses(snapshot.mailboxes_of_token(token_id)))
+        yield Forecast(token_id, account, ending, stopped_by(snapshot, token_id))
+
+
+def stopped_by(snapshot: Snapshot, subject: str) -> tuple[str, ...]:
+    """The mailboxes that stop when this token, or what all tokens of this app registration live on, ends."""
+    if subject in snapshot.configuration.apps:
+        return tuple(mailbox.address for mailbox in _users(snapshot, subject))
+    return tuple(mailbox.address for mailbox in snapshot.mailboxes_of_token(subject))
 
 
 def lifetimes(snapshot: Snapshot, app_id: str) -> Lifetimes:
@@ -55,11 +62,7 @@ def warnings(forecasts: Iterable[Forecast], now: float) -> list[Forecast]:
     return sorted(near, key=lambda one: (one.ending, one.name))
 
 
-def _users(snapshot: Snapshot, app: StoredApp) -> Iterator[Mailbox]:
+def _users(snapshot: Snapshot, app_id: str) -> Iterator[Mailbox]:
     for mailbox in snapshot.mailboxes.values():
-        if app.id in (mailbox.app_id, mailbox.switched.app_id):
+        if app_id in (mailbox.app_id, mailbox.switched.app_id):
             yield mailbox
-
-
-def _addresses(mailboxes: Iterable[Mailbox]) -> tuple[str, ...]:
-    return tuple(mailbox.address for mailbox in mailboxes)

@@ -31,7 +31,7 @@ routes = APIRouter()
 @routes.get("/")
 async def listed(visit: Reader) -> Response:
     seen = await look(visit)
-    return await page(visit, "mailboxes.html", seen=seen, views=seen.mailboxes)
+    return await page(visit, "mailboxes.html", seen=seen, views=seen.mailboxes, warnings=seen.warnings(visit.now))
 
 
 @routes.get("/mailboxes/{mailbox_id}")
@@ -47,6 +47,7 @@ async def one(visit: Reader, mailbox_id: str, said: str = "") -> Response:
         mailbox=view.mailbox,
         token=view.token,
         again=view.token is not None and (view.token.obtained_at > 0 or view.token.state is TokenState.INVALID),
+        forecast=view.token.forecast if view.token else (),
         serving=view.token is not None and view.token.obtained_at > 0,
         servers={server.protocol: server for server in view.servers},
         endpoints={s.protocol: visit.parts.directory.now.endpoint(view.mailbox, s.protocol) for s in view.servers},
