@@ -7,6 +7,9 @@ import click
 from posthouse.cli.calling import Call, calling
 from posthouse.cli.wording import step_for, token_words, warning_words
 
+MOST_WARNINGS = 20
+"""Lines about what ends soon."""
+
 
 @click.command(epilog="Example:  posthouse status --json")
 @calling()
@@ -27,8 +30,11 @@ def _tell(data: dict[str, Any]) -> None:
     click.echo(f"queue      {_counts(data['queue'])}")
     for mailbox in data["attention"]:
         click.echo(f"! {mailbox['address']}: {token_words(mailbox['token'])}. {step_for(mailbox)}")
-    for warning in data["warnings"]:
+    for warning in data["warnings"][:MOST_WARNINGS]:
         click.echo(f"! {warning_words(warning)}")
+    more = len(data["warnings"]) - MOST_WARNINGS
+    if more > 0:
+        click.echo(f"  and {more} more that end soon: posthouse status --json")
 
 
 def _counts(counts: dict[str, int]) -> str:
