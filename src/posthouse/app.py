@@ -28,6 +28,7 @@ from posthouse.services.device_login import DeviceLogins
 from posthouse.services.directory import Directory
 from posthouse.services.dispatcher import Dispatcher
 from posthouse.services.following import Following
+from posthouse.services.forewarning import Forewarning
 from posthouse.services.giving_back import GivingBack
 from posthouse.services.going_back import GoingBack
 from posthouse.services.sign_in import SignIn
@@ -97,7 +98,7 @@ class Gateway:
             log.info("listening", protocol="smtp", at=f"{place.host}:{listener.port}", security=place.security)
 
     async def start_background(self) -> None:
-        """Following events, refreshing, dispatching, looking after sign-ins."""
+        """Following events, refreshing, dispatching, looking after sign-ins, warning."""
         parts = self.parts
         await parts.following.start()
         for name, work in (
@@ -106,6 +107,7 @@ class Gateway:
             ("dispatcher", parts.dispatcher.run),
             ("authorisations", parts.authorise.run),
             ("retired grants", self._sweep_grants),
+            ("forewarning", parts.forewarning.run),
         ):
             self._tasks.append(asyncio.create_task(_watched(name, work), name=name))
 
@@ -244,6 +246,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
         submission=Submission(store, directory, logins, clock, hostname, dispatcher.accepted),
         logins=logins,
         following=following,
+        forewarning=Forewarning(store, directory, clock),
         clock=clock,
     )
 

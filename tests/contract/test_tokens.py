@@ -68,7 +68,14 @@ async def leased(store: Store, owner: str, *, serial: int = 1, seconds: float = 
     return got
 
 
-async def rotate(store: Store, old: Grant, *, refresh: str | None = "refresh-2", now: float = NOW + 60) -> bool:
+async def rotate(
+    store: Store,
+    old: Grant,
+    *,
+    refresh: str | None = "refresh-2",
+    now: float = NOW + 60,
+    refresh_ends_at: float = 0.0,
+) -> bool:
     return await store.database.write(
         lambda tx: tokens.rotate(
             tx,
@@ -80,6 +87,7 @@ async def rotate(store: Store, old: Grant, *, refresh: str | None = "refresh-2",
             now=now,
             expires_at=now + 3600,
             next_refresh_at=now + 2880,
+            refresh_ends_at=refresh_ends_at,
         )
     )
 
@@ -480,3 +488,19 @@ async def test_results_may_be_written_by_several_at_once(site: Site) -> None:
         store.database.write(lambda tx: tokens.set_result(tx, "mb_1", "smtp", "proved", NOW)) for store in nodes
     )
     assert len(await nodes[0].database.read(tokens.results)) == 1
+
+
+async def test_the_first_and_the_latest_end_that_the_provider_named_are_kept(store: Store) -> None:
+    async def answered(ends_at: float) -> tuple[float, float]:
+        old = await grant_of(store)
+        assert await rotate(store, old, refresh_ends_at=ends_at)
+        after = await grant_of(store)
+        return after.told_end, after.latest_end
+
+    await add_consent(store, replace(consent(), told_end=NOW + 100, latest_end=NOW + 100))
+    assert await answered(NOW + 150) == (NOW + 100, NOW + 150)
+    assert await answered(0.0) == (NOW + 100, NOW + 150)
+    await remove_grant(store)
+    await add_consent(store, consent())
+    assert await answered(0.0) == (0.0, 0.0)
+    assert await answered(NOW + 200) == (NOW + 200, NOW + 200)

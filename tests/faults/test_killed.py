@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,7 @@ async def slow_down(provider: Box, place: str, seconds: float = 0.1) -> None:
 class Habit:
     """What a provider does about refresh tokens, and what a rotation of which nobody heard comes to."""
 
-    rules: dict[str, bool]
+    rules: dict[str, Any]
     state: str
     reason: str
     message: str

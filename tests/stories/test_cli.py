@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +342,22 @@ async def test_a_second_gateway_is_refused_and_a_reader_that_goes_is_no_fault(se
     os.close(write)
     _, err = await process.communicate()
     assert b"failed" not in err
+
+
+async def test_a_secret_that_ends_soon_is_told_by_status_and_apply_is_silent_about_it(serving: Shell) -> None:
+    last = (datetime.now(UTC) + timedelta(days=20)).date().isoformat()
+    office = '[[app]]\nname = "office"\nprovider = "sandbox"\nclient_id = "posthouse-office"\n'
+    office += f'client_secret = "a secret for trying out"\nsecret_expires = {last}\n'
+    mailbox = '[[mailbox]]\naddress = "carol@sandbox.example"\napp = "office"\n'
+    (serving.place / "mail.toml").write_text(serving.box.apply_file(ALICE, BOB, more=office + mailbox))
+    applied = await serving.run("apply", "mail.toml")
+    assert (applied.status, "effect" in applied.out) == (0, False)
+    shown = await serving.run("status")
+    assert f"! office: client secret ends in 20 days, on {last} (carol@sandbox.example). Make a new" in shown.out
+    listed = await serving.run("app", "list")
+    assert last in listed.out
+    mailbox_shown = await serving.run("mailbox", "show", "carol@sandbox.example")
+    assert re.search(rf"^ends +{last} client secret$", mailbox_shown.out, re.MULTILINE)
 
 
 async def test_a_wrong_configuration_is_one_sentence(shell: Shell) -> None:

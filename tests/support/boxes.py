@@ -1,7 +1,8 @@
 """The sandbox as the provider of a story: its apply file, and the person in front of its pages."""
 
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,9 @@ def subject_of(message: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def box(directory: Path, **changes: Any) -> AsyncIterator[Box]:
+async def box(directory: Path, *, clock: Callable[[], float] = time.time, **changes: Any) -> AsyncIterator[Box]:
     settings = replace(SandboxSettings(directory=directory), **changes)
-    async with Sandbox(settings) as sandbox:
+    async with Sandbox(settings, clock) as sandbox:
         key = {"Authorization": f"Bearer {sandbox.control_key.reveal()}"}
         async with httpx2.AsyncClient(headers=key, trust_env=False, verify=False) as http:
             yield Box(sandbox, http)

@@ -139,9 +139,10 @@ async def house(
     background: bool = True,
     external_url: str = "http://localhost:8480",
     environment: Mapping[str, str] | None = None,
+    clock: Hands | None = None,
 ) -> AsyncIterator[House]:
     """A gateway with what the apply file `text` says; SMTP on a port that the system chose."""
-    clock = Hands()
+    clock = clock or Hands()
     settings = Settings(
         data=data, external_url=external_url, database=database, smtp=(ListenAt("127.0.0.1", 0),), imap=(), pop3=()
     )

@@ -10,6 +10,7 @@ import click
 import pytest
 
 from posthouse.cli.commands import ALIASES, COMMANDS, LazyGroup, posthouse
+from posthouse.model.forecast import Ends
 from posthouse.model.headers import HEADER_LIMIT
 from posthouse.model.message import DEADLINE
 from posthouse.model.outcome import Reason
@@ -26,7 +27,7 @@ from posthouse.services.submission import IDLE
 from posthouse.settings import _OVERRIDES as SETTINGS
 from posthouse.settings import read_settings
 from posthouse.web.pages.signing_in import SESSION_LIFE
-from posthouse.web.words import ATTEMPT_STATES, JOURNAL_KINDS, TOKEN_REASONS, TOKEN_STATES
+from posthouse.web.words import ATTEMPT_STATES, ENDING_STEPS, ENDINGS, JOURNAL_KINDS, TOKEN_REASONS, TOKEN_STATES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -155,9 +156,10 @@ def test_every_variable_in_it_exists(page: Path) -> None:
     assert set(VARIABLE.findall(page.read_text())) <= known
 
 
-@pytest.mark.parametrize(
-    "words", [TOKEN_STATES, TOKEN_REASONS, JOURNAL_KINDS, ATTEMPT_STATES, list(Reason), built_in()]
-)
+WORDS = [TOKEN_STATES, TOKEN_REASONS, JOURNAL_KINDS, ATTEMPT_STATES, ENDINGS, ENDING_STEPS]
+
+
+@pytest.mark.parametrize("words", [*WORDS, list(Reason), list(Ends), built_in()])
 def test_the_reference_knows_every_word_of_the_api(words: Any) -> None:
     assert [str(word) for word in words if f"`{word}`" not in REFERENCE] == []
 

@@ -62,6 +62,24 @@ def test_a_missing_lifetime_is_an_hour() -> None:
     assert outcome.assumed_lifetime
 
 
+@pytest.mark.parametrize(
+    ("members", "seconds"),
+    [
+        ({}, None),
+        ({"refresh_token_expires_in": 604799}, 604799),
+        ({"refresh_token_expires_in": "15897600"}, 15897600),
+        ({"refresh_expires_in": 1800}, 1800),
+        ({"refresh_expires_in": 0}, None),
+        ({"refresh_token_expires_in": -1}, None),
+        ({"refresh_token_expires_in": "never"}, None),
+        ({"refresh_token_expires_in": 10**11}, None),
+    ],
+)
+def test_the_life_of_a_refresh_token_where_it_is_told(members: dict[str, Any], seconds: float | None) -> None:
+    lifetime = granted(**members).refresh_lifetime
+    assert (lifetime.total_seconds() if lifetime else None) == seconds
+
+
 def test_without_a_new_refresh_token_the_old_one_is_kept() -> None:
     assert granted().refresh_token is None
     assert granted(refresh_token="").refresh_token is None

@@ -1,5 +1,6 @@
 """The list of mailboxes, one mailbox, its token, and the banner."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -241,3 +242,36 @@ async def test_an_invalid_token_is_neither_said_to_renew_itself_nor_to_have_prov
         await person.look(page)
         assert "renewed by itself before" not in person.text()
         assert "has proved itself" not in person.text()
+
+
+async def test_many_things_that_end_are_not_all_listed(tmp_path: Path) -> None:
+    apps = [
+        f'[[app]]\nname = "app {i:02}"\nprovider = "microsoft"\nclient_id = "{i}"\nsecret_expires = 2020-01-{i:02}\n'
+        f'[[mailbox]]\naddress = "m{i}@example.com"\napp = "app {i:02}"\n'
+        for i in range(1, 15)
+    ]
+    async with house(tmp_path / "data", "\n".join(apps), background=False) as home, administrator(home) as person:
+        await person.look("/")
+        note = person.text().partition("Ends soon")[2].partition("Mailbox Provider")[0]
+        assert [f"app {i:02} :" in note for i in range(1, 15)] == [True] * 10 + [False] * 4
+        assert "and 4 more" in note
+
+
+async def test_a_permission_that_ends_leads_to_where_it_is_got_again(tmp_path: Path) -> None:
+    text = FILE.replace('provider = "microsoft"', 'provider = "google"\ntesting = true')
+    async with house(tmp_path / "data", text, background=False) as home, administrator(home) as person:
+        wanted = await token_id(home)
+        granted = replace(consent(token_id=wanted), obtained_at=home.clock(), refreshed_at=home.clock())
+        await add_consent(home.parts.store, granted)
+
+        async def work(tx: Transaction) -> None:
+            token = await tokens.get(tx, wanted)
+            assert token is not None
+            await tokens.point(tx, token, serving=granted.id, pending=None, pinned=None)
+
+        await home.parts.store.database.write(work)
+        await set_state(home, TokenState.ACQUIRED)
+        await person.look("/")
+        assert f'<a href="/mailboxes/{(await view(home)).mailbox.id}#token">robot@example.com</a>:' in person.shown
+        assert "permission of an app in test mode" in person.text()
+        assert "Mailboxes that stop then: sales@example.com, support@example.com" in person.text()

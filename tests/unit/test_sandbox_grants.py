@@ -3,7 +3,7 @@
 import pytest
 
 from posthouse.sandbox import grants
-from posthouse.sandbox.grants import Consent, GrantError, Ledger, challenge_of, plain_user_code
+from posthouse.sandbox.grants import Consent, GrantError, Ledger, Rules, challenge_of, plain_user_code
 
 SCOPES = ("mail", "offline_access")
 
@@ -36,6 +36,17 @@ def test_the_oldest_grant_goes_and_its_refresh_token_with_it(monkeypatch: pytest
     with pytest.raises(GrantError, match="unknown"):
         ledger.refresh(first.refresh_token.reveal(), "posthouse", (), 0)
     assert ledger.refresh(second.refresh_token.reveal(), "posthouse", (), 0).refresh_token is not None
+
+
+def test_a_consent_for_a_time_says_how_much_is_left_and_ends() -> None:
+    ledger = Ledger(rules=Rules(consent_lifetime=1000))
+    given = ledger.grant(consent(), 0)
+    assert given.refresh_token is not None
+    later = ledger.refresh(given.refresh_token.reveal(), "posthouse", (), 400)
+    assert (given.refresh_lifetime, later.refresh_lifetime) == (1000, 600)
+    assert later.refresh_token is not None
+    with pytest.raises(GrantError, match="its time is over"):
+        ledger.refresh(later.refresh_token.reveal(), "posthouse", (), 1000)
 
 
 def test_no_secret_stands_in_a_repr() -> None:

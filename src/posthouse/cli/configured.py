@@ -9,7 +9,7 @@ from posthouse.cli.connection import path_of
 from posthouse.cli.later import not_yet
 
 COLUMNS = {
-    "app": ("name", "provider", "client_id", "has_secret", "origin"),
+    "app": ("name", "provider", "client_id", "has_secret", "secret_expires", "origin"),
     "provider": ("name", "title", "issuer", "smtp", "imap", "pop3"),
     "device": ("name", "mailboxes", "protocols", "networks", "lane", "origin"),
 }

@@ -7,7 +7,7 @@ import click
 from posthouse.cli.calling import Call, calling, clean, facts, moment, table
 from posthouse.cli.connection import path_of
 from posthouse.cli.later import not_yet
-from posthouse.cli.wording import step_for, token_words
+from posthouse.cli.wording import endings_words, step_for, token_words
 
 
 @click.group()
@@ -60,6 +60,7 @@ def _show(one: dict[str, Any]) -> None:
             "from": one["origin"],
             "token": token_words(one["token"]),
             "detail": clean((one["token"] or {}).get("detail", ""), 500),
+            "ends": endings_words(one["token"]),
             "next step": step_for(one),
             "last success": moment(one["last_success"]) or "never",
             "queue": ", ".join(f"{count} {state}" for state, count in one["queue"].items()),

@@ -5,13 +5,16 @@ from typing import Any
 import click
 
 from posthouse.cli.calling import Call, calling
-from posthouse.cli.wording import step_for, token_words
+from posthouse.cli.wording import step_for, token_words, warning_words
+
+MOST_WARNINGS = 20
+"""Lines about what ends soon."""
 
 
 @click.command(epilog="Example:  posthouse status --json")
 @calling()
 def status(call: Call) -> int:
-    """Tokens and queue at a glance. Ends with 1 while somebody has to sign in."""
+    """Tokens and queue at a glance, and what ends soon. Ends with 1 while somebody has to sign in."""
     data = call.api.get("/status")
     waiting = any(count for state, count in data["tokens"].items() if state != "acquired")
     call.show(data, _tell)
@@ -27,6 +30,11 @@ def _tell(data: dict[str, Any]) -> None:
     click.echo(f"queue      {_counts(data['queue'])}")
     for mailbox in data["attention"]:
         click.echo(f"! {mailbox['address']}: {token_words(mailbox['token'])}. {step_for(mailbox)}")
+    for warning in data["warnings"][:MOST_WARNINGS]:
+        click.echo(f"! {warning_words(warning)}")
+    more = len(data["warnings"]) - MOST_WARNINGS
+    if more > 0:
+        click.echo(f"  and {more} more that end soon: posthouse status --json")
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -43,9 +43,12 @@ def list_(call: Call) -> None:
 
 
 def _ends(one: dict[str, Any]) -> str:
+    from posthouse.cli.wording import endings_words
+
     if one["state"] != "acquired":
         return ""
-    return "is refreshed" if one["refreshable"] else moment(one["access_expires_at"])
+    renewed = "is refreshed" if one["refreshable"] else moment(one["access_expires_at"])
+    return endings_words(one) or renewed
 
 
 @token.command(epilog="Example:  posthouse token status support@example.com")
@@ -60,7 +63,7 @@ def status(call: Call, address: str, purpose: str | None) -> int:
 
 
 def _tell(address: str, one: dict[str, Any]) -> None:
-    from posthouse.cli.wording import token_words
+    from posthouse.cli.wording import endings_words, token_words
 
     facts(
         {
@@ -70,6 +73,7 @@ def _tell(address: str, one: dict[str, Any]) -> None:
             "scopes": " ".join(one["scopes"]),
             "access until": moment(one["access_expires_at"]),
             "refreshed": moment(one["refreshed_at"]),
+            "ends": endings_words(one),
             "last error": clean(one["last_error"], 500),
             "used by": ", ".join(one["used_by"]),
             "next step": f"posthouse authorise {address}" if one["next_step"] else "",

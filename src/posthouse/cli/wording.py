@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from posthouse.cli.calling import moment
-from posthouse.web.words import TOKEN_REASONS, TOKEN_STATES
+from posthouse.cli.calling import clean, moment
+from posthouse.web.words import ENDING_STEPS, ENDINGS, TOKEN_REASONS, TOKEN_STATES
 
 
 def token_words(token: dict[str, Any] | None) -> str:
@@ -22,3 +22,30 @@ def step_for(mailbox: dict[str, Any]) -> str:
     if token is None or not token["next_step"]:
         return ""
     return f"posthouse authorise {mailbox['address']}"
+
+
+def ending_words(ending: dict[str, Any]) -> str:
+    """Such as `2027-05-01 client secret`; the day is that of UTC, as it was written."""
+    return f"{_day(ending)} {ENDINGS.get(ending['what'], ending['what'])}"
+
+
+def endings_words(token: dict[str, Any] | None) -> str:
+    return ", ".join(ending_words(ending) for ending in (token or {}).get("forecast", ()))
+
+
+def warning_words(warning: dict[str, Any]) -> str:
+    """Such as `office: client secret ends in 14 days, on 2027-05-01 (support@example.com). Make …`."""
+    what, step = ENDINGS.get(warning["what"], warning["what"]), ENDING_STEPS.get(warning["next_step"], "")
+    left = warning["days_left"]
+    when = f"ends in {left} {'day' if left == 1 else 'days'}, on" if left else "has ended on"
+    return f"{clean(warning['name'])}: {what} {when} {_day(warning)} ({_stopped(warning)}). {step}"
+
+
+def _stopped(warning: dict[str, Any]) -> str:
+    named = warning["mailboxes"][:5]
+    others = warning["count"] - len(named)
+    return ", ".join(named) + (f" and {others} more" if others else "")
+
+
+def _day(ending: dict[str, Any]) -> str:
+    return str(ending["ends_at"])[:10]

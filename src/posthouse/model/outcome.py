@@ -45,6 +45,12 @@ class Granted:
     id_token: Secret | None = None
     assumed_lifetime: bool = False
     """True where the answer named no lifetime that makes sense and one hour was taken."""
+    refresh_lifetime: timedelta | None = None
+    """How long the refresh token will live, where the provider says so; no RFC knows it."""
+
+    def refresh_ends_at(self, now: float) -> float:
+        """In seconds since 1970; 0.0 where the provider names no end."""
+        return now + self.refresh_lifetime.total_seconds() if self.refresh_lifetime is not None else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from posthouse.model.forecast import Course
 from posthouse.secret import Secret
 
 
@@ -35,7 +36,8 @@ class Token:
 class Grant:
     """One consent. `serial` grows at each rotation; an answer may only be written over the serial it was made for.
 
-    `given_to` names client and provider: nobody else is ever shown its refresh token.
+    `given_to` names client and provider: nobody else is ever shown its refresh token. `told_end` and `latest_end`:
+    the end of the refresh token as the provider named it first and last; 0.0 where it does not.
     """
 
     id: str
@@ -58,6 +60,15 @@ class Grant:
     intent_at: float = 0.0
     lease_epoch: int = 0
     given_to: str = ""
+    told_end: float = 0.0
+    latest_end: float = 0.0
+
+    @property
+    def course(self) -> Course:
+        """How it has fared, for the forecast."""
+        return Course(
+            self.obtained_at, self.refreshed_at, self.next_refresh_at, self.failures, self.told_end, self.latest_end
+        )
 
     @property
     def answer_was_lost(self) -> bool:

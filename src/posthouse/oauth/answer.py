@@ -14,6 +14,7 @@ from posthouse.secret import Secret
 
 ASSUMED_LIFETIME = timedelta(hours=1)
 LONGEST_LIFETIME = timedelta(days=366)
+LONGEST_REFRESH_LIFETIME = 3660 * 86_400.0
 LONGEST_PAUSE = 3600.0
 MAX_TOKEN = 64 * 1024
 MAX_TEXT = 1000
@@ -184,6 +185,7 @@ def _granted(members: Mapping[str, Any], answer: Answer) -> TokenOutcome:
         scopes=words_of(members, "scope"),
         id_token=token_of(members, "id_token"),
         assumed_lifetime=seconds is None,
+        refresh_lifetime=_refresh_lifetime(members),
     )
 
 
@@ -191,6 +193,12 @@ def _lifetime(seconds: float | None) -> timedelta:
     if seconds is None:
         return ASSUMED_LIFETIME
     return min(timedelta(seconds=seconds), LONGEST_LIFETIME)
+
+
+def _refresh_lifetime(members: Mapping[str, Any]) -> timedelta | None:
+    """Google, GitHub and Microsoft write it one way, Keycloak the other; more than ten years are no end."""
+    told = seconds_of(members, "refresh_token_expires_in") or seconds_of(members, "refresh_expires_in")
+    return timedelta(seconds=told) if told is not None and told <= LONGEST_REFRESH_LIFETIME else None
 
 
 def _date(value: str) -> datetime | None:

@@ -201,6 +201,7 @@ def _rules(settings: SandboxSettings) -> Rules:
         settings.code_lifetime,
         settings.device_lifetime,
         settings.device_interval,
+        settings.consent_lifetime,
     )
 
 

@@ -40,6 +40,7 @@ class Rules:
     code_lifetime: float = 600.0
     device_lifetime: float = 900.0
     device_interval: int = 1
+    consent_lifetime: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +76,14 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """The answer to a token request. `refresh_token` only with the scope offline_access."""
+    """The answer to a token request. `refresh_token` only with the scope offline_access; `refresh_lifetime` is the
+    time in seconds until it ends, None where it never does."""
 
     access_token: Secret
     lifetime: float
     consent: Consent
     refresh_token: Secret | None = None
+    refresh_lifetime: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +213,9 @@ class Ledger:
             raise GrantError("invalid_grant", "The refresh token is unknown or for another client.")
         if serial != grant.serial and not self.rules.old_tokens_serve:
             self._reused(grant)
+        if self._left(grant.consent, now) == 0:
+            self._end({grant.id}, "its time is over")
+            grant = self.grants[grant.id]
         if grant.ended:
             raise GrantError("invalid_grant", f"The grant has ended: {grant.ended}.")
         if not set(scopes) <= set(grant.consent.scopes):
@@ -297,8 +303,14 @@ class Ledger:
     def _issue(self, grant: Grant, consent: Consent, now: float) -> Issued:
         token, lifetime = secrets.token_urlsafe(32), self.rules.access_token_lifetime
         _keep(self._access, token, Access(grant.id, consent, now, now + lifetime), now)
-        offline = grant.id and "offline_access" in grant.consent.scopes
-        return Issued(Secret(token), lifetime, consent, self._refresh_token(grant) if offline else None)
+        if not grant.id or "offline_access" not in grant.consent.scopes:
+            return Issued(Secret(token), lifetime, consent)
+        return Issued(Secret(token), lifetime, consent, self._refresh_token(grant), self._left(grant.consent, now))
+
+    def _left(self, consent: Consent, now: float) -> float | None:
+        """Seconds until refresh tokens of a consent end; None where they never do."""
+        whole = self.rules.consent_lifetime
+        return max(0.0, consent.at + whole - now) if whole else None
 
     def _refresh_token(self, grant: Grant) -> Secret:
         name = f"{grant.id}.{grant.serial}"

@@ -51,6 +51,7 @@ class SandboxSettings:
 
     `rotate`: each refresh gives a new refresh token and ends the old one; `punish_reuse`: an ended one that
     comes back revokes the whole grant; `old_tokens_serve`: ended ones go on working, as at Microsoft.
+    `consent_lifetime`: refresh tokens end so long after the consent, and answers say so; 0: they never end.
     `connections` is for sending, `reading_connections` for IMAP, both for each mailbox.
     `openid`: identity tokens are issued. `challenge`: a refused OAuth login gets the JSON challenge first,
     as at Google (RFC 7628 section 3.2.2), otherwise the refusal at once, as at Microsoft.
@@ -70,6 +71,7 @@ class SandboxSettings:
     shared: tuple[str, ...] = (SHARED,)
     clients: tuple[Client, ...] = CLIENTS
     access_token_lifetime: float = 3600.0
+    consent_lifetime: float = 0.0
     code_lifetime: float = 600.0
     device_lifetime: float = 900.0
     device_interval: int = 1

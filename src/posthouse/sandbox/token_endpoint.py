@@ -102,6 +102,8 @@ class TokenEndpoint:
         }
         if issued.refresh_token is not None:
             answer["refresh_token"] = issued.refresh_token.reveal()
+        if issued.refresh_lifetime is not None:
+            answer["refresh_token_expires_in"] = int(issued.refresh_lifetime)
         if self.signin.settings.openid and "openid" in consent.scopes and consent.person:
             person = self.signin.person(consent.person)
             answer["id_token"] = id_token(self.key, self.signin.issuer, person, consent, self.signin.clock())

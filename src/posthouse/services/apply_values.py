@@ -176,6 +176,10 @@ def day(key: str, value: object) -> str:
     return (found.date() if isinstance(found, datetime) else found).isoformat()
 
 
+def day_or_nothing(key: str, value: object) -> str:
+    return "" if value == "" else day(key, value)
+
+
 def _either(known: tuple[str, ...]) -> str:
     quoted = [f'"{item}"' for item in known if item]
     return ", ".join(quoted[:-1]) + f" or {quoted[-1]}" if len(quoted) > 1 else quoted[0]
@@ -217,7 +221,13 @@ DEVICE_SETTINGS: Mapping[str, Read] = {
     "lane": word("open", ""),
 }
 VALUES: Mapping[str, Mapping[str, Read]] = {
-    "app": {"provider": needed_text, "client_id": needed_text, "secret_expires": day, "tenant": text},
+    "app": {
+        "provider": needed_text,
+        "client_id": needed_text,
+        "secret_expires": day_or_nothing,
+        "tenant": text,
+        "testing": flag,
+    },
     "mailbox": {"app": text, "signs_in_as": folded, "default": flag, **MAILBOX_SETTINGS},
     "device": DEVICE_SETTINGS,
     "destination": dict.fromkeys(("webhook", "maildir", "lmtp", "smtp", "command"), lambda _, value: value),

@@ -33,7 +33,6 @@ from posthouse.store.sealing import Sealer, Unsealable, fingerprint
 TRIES = 5
 """How often it is begun again when somebody else changes the same things at the same moment."""
 LATER = {
-    "app": ("secret_expires",),
     "mailbox": ("check_interval", "after_fetch"),
     "device": ("rate", "lane"),
 }
@@ -196,8 +195,8 @@ class _Writing:
         columns = await self._columns(item, row, changed)
         await self._save(item.kind, self.ids[item.kind, item.name], **columns, **self._marks(item, row))
         self.report.note("changed" if row else "added", item.kind, item.name, *(changed if row else ()))
-        if isinstance(row, StoredApp) and {"client_id", "provider"} & set(changed):
-            await self._client_changed(row)
+        if isinstance(row, StoredApp):
+            await self._app_changed(row, changed)
 
     def _marks(self, item: Item, row: Row | None) -> dict[str, Any]:
         """What a row has from the beginning, and whose it is."""
@@ -259,6 +258,13 @@ class _Writing:
 
     def _seal(self, secret: Secret, place: str) -> bytes:
         return self.sealer.seal(secret.reveal().encode(), place)
+
+    async def _app_changed(self, app: StoredApp, changed: list[str]) -> None:
+        if {"client_id", "provider"} & set(changed):
+            await self._client_changed(app)
+        expires = app.document.get("secret_expires", "")
+        if expires and "client_secret" in changed and "secret_expires" not in changed:
+            self.report.notes.append(f"The client_secret of {app.name} is new: does it still end on {expires}?")
 
     async def _client_changed(self, app: StoredApp) -> None:
         """The grants were given to the former client."""

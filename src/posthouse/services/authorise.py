@@ -779,6 +779,8 @@ def _new_grant(found: Authorisation, registration: Registration, granted: Grante
         subject="",
         person="",
         given_to=registration.name,
+        told_end=granted.refresh_ends_at(now),
+        latest_end=granted.refresh_ends_at(now),
     )
 
 

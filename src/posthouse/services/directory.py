@@ -80,7 +80,15 @@ class Snapshot:
 
     def mailboxes_of_token(self, token_id: str) -> list[Mailbox]:
         """Those that log in with it now."""
-        return [mailbox for mailbox in self.mailboxes.values() if mailbox.token_id == token_id]
+        return list(self._by_token.get(token_id, ()))
+
+    @cached_property
+    def _by_token(self) -> dict[str, list[Mailbox]]:
+        found: dict[str, list[Mailbox]] = {}
+        for mailbox in self.mailboxes.values():
+            if mailbox.token_id is not None:
+                found.setdefault(mailbox.token_id, []).append(mailbox)
+        return found
 
     def users_of_token(self, token_id: str) -> list[Mailbox]:
         """Those that log in with it now, and those that will once it has proved itself, as they will be then."""

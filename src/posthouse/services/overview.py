@@ -1,13 +1,16 @@
 """How every mailbox and token stands, read at one moment: what page, API and command line all show."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from posthouse.model.forecast import Ending
 from posthouse.model.mailbox import Mailbox, Protocol
 from posthouse.model.token import NEXT_STEP, Grant, Token, TokenState
+from posthouse.services import forecast
 from posthouse.services.directory import Directory, Snapshot
+from posthouse.services.forecast import Forecast
 from posthouse.store import messages, tokens
 from posthouse.store.database import Transaction
 from posthouse.store.messages import Summary
@@ -25,6 +28,7 @@ class TokenView:
 
     `refreshable`: there is a refresh token; without one an acquired token ends at `access_expires_at`.
     `reauthorising`: a newer consent is being proved beside the one that serves. `used_by` are addresses.
+    `forecast`: what of it or of its app registration will end, the nearest first.
     """
 
     id: str
@@ -46,6 +50,7 @@ class TokenView:
     last_error: str = ""
     reauthorising: bool = False
     used_by: tuple[str, ...] = ()
+    forecast: tuple[Ending, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +87,15 @@ class MailboxView:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """By address; tokens by account."""
+    """By address; tokens by account. `forecasts`: everything that will end, each once."""
 
     mailboxes: tuple[MailboxView, ...]
     tokens: tuple[TokenView, ...]
+    forecasts: tuple[Forecast, ...] = ()
+
+    def warnings(self, now: float) -> list[Forecast]:
+        """What ends within 60 days or has ended, the nearest first."""
+        return forecast.warnings(self.forecasts, now)
 
     @property
     def banner(self) -> tuple[MailboxView, ...]:
@@ -155,12 +165,30 @@ def _last_sent(newest: Iterable[Summary]) -> dict[str, float]:
 
 
 def _assemble(snapshot: Snapshot, rows: _Rows) -> Overview:
-    views = {token.id: _token_view(snapshot, rows, token) for token in rows.tokens}
+    forecasts = tuple(_forecasts(snapshot, rows))
+    endings = _by_subject(forecasts)
+    views = {token.id: _token_view(snapshot, rows, token, endings) for token in rows.tokens}
     mailboxes = (_mailbox_view(snapshot, rows, views, mailbox) for mailbox in snapshot.mailboxes.values())
-    return Overview(tuple(mailboxes), tuple(views.values()))
+    return Overview(tuple(mailboxes), tuple(views.values()), forecasts)
 
 
-def _token_view(snapshot: Snapshot, rows: _Rows, token: Token) -> TokenView:
+def _forecasts(snapshot: Snapshot, rows: _Rows) -> Iterator[Forecast]:
+    for app in snapshot.configuration.apps.values():
+        yield from forecast.of_app(snapshot, app)
+    for token in rows.tokens:
+        grant = rows.grants.get(token.serving_grant or "")
+        if grant is not None and token.state is TokenState.ACQUIRED:
+            yield from forecast.of_token(snapshot, token.id, token.app_id, token.account, grant.course)
+
+
+def _by_subject(forecasts: Iterable[Forecast]) -> dict[str, list[Ending]]:
+    endings: dict[str, list[Ending]] = {}
+    for one in forecasts:
+        endings.setdefault(one.subject, []).append(one.ending)
+    return endings
+
+
+def _token_view(snapshot: Snapshot, rows: _Rows, token: Token, endings: Mapping[str, Sequence[Ending]]) -> TokenView:
     app = snapshot.configuration.apps.get(token.app_id)
     grant = rows.grants.get(token.serving_grant or "")
     bare = TokenView(
@@ -175,6 +203,7 @@ def _token_view(snapshot: Snapshot, rows: _Rows, token: Token) -> TokenView:
         next_step=NEXT_STEP[token.state],
         reauthorising=token.pending_grant is not None and token.serving_grant is not None,
         used_by=tuple(mailbox.address for mailbox in snapshot.mailboxes_of_token(token.id)),
+        forecast=tuple(sorted((*endings.get(token.app_id, ()), *endings.get(token.id, ())))),
     )
     return _with_grant(bare, grant) if grant else bare
 

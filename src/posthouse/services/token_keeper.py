@@ -288,6 +288,7 @@ class TokenKeeper:
                 now=unsaved.got_at,
                 expires_at=expires_at,
                 next_refresh_at=max(refresh_at(unsaved.got_at, expires_at), unsaved.got_at + SELDOM),
+                refresh_ends_at=granted.refresh_ends_at(unsaved.got_at),
             )
             token = await tokens.get(tx, grant.token_id)
             if written and token is not None and token.serving_grant == grant.id:

@@ -130,6 +130,8 @@ grant = Table(
     _time("refreshed_at"),
     _time("access_expires_at"),
     _time("next_refresh_at"),
+    _time("told_end"),
+    _time("latest_end"),
     _number("failures"),
     _text("last_error"),
     Column("intent_serial", BigInteger),
@@ -265,6 +267,16 @@ event = Table(
 
 cursor = Table("cursor", metadata, _key("name"), _number("position"))
 """How far each reader of events has come."""
+
+expiry_warning = Table(
+    "expiry_warning",
+    metadata,
+    _key("subject"),
+    _key("what"),
+    _time("ends_at"),
+    _number("distance"),
+)
+"""The last warning that was given before something ends: one row, so that each distance is told once by one node."""
 
 administrator = Table(
     "administrator",

@@ -88,6 +88,7 @@ _grants_of_token = select(grant).where(grant.c.token_id == bindparam("of_token")
 _grant_columns = (
     "id", "token_id", "serial", "sealed", "issuer", "subject", "person", "scopes",
     "obtained_at", "refreshed_at", "access_expires_at", "next_refresh_at",
+    "told_end", "latest_end",
 )  # fmt: skip
 _insert_grant = insert(grant).values({name: bindparam(name) for name in _grant_columns})
 _delete_grant = delete(grant).where(grant.c.id == bindparam("row_id"))
@@ -131,6 +132,8 @@ _rotate = (
         refreshed_at=bindparam("now"),
         access_expires_at=bindparam("new_expiry"),
         next_refresh_at=bindparam("new_next"),
+        told_end=bindparam("new_told_end"),
+        latest_end=bindparam("new_latest_end"),
         scopes=bindparam("new_scopes"),
         failures=0,
         last_error="",
@@ -287,6 +290,8 @@ async def add_grant(tx: Transaction, sealer: Sealer, new: Grant) -> None:
         refreshed_at=new.refreshed_at,
         access_expires_at=new.access_expires_at,
         next_refresh_at=new.next_refresh_at,
+        told_end=new.told_end,
+        latest_end=new.latest_end,
     )
 
 
@@ -374,8 +379,12 @@ async def rotate(
     now: float,
     expires_at: float,
     next_refresh_at: float,
+    refresh_ends_at: float = 0.0,
 ) -> bool:
-    """Write a provider's answer over the serial it was made with. False: the grant is gone or has moved on."""
+    """Write a provider's answer over the serial it was made with. False: the grant is gone or has moved on.
+
+    `refresh_ends_at` is 0.0 where the answer names no end of the refresh token.
+    """
     kept = refresh_token or old.refresh_token
     previous = sealer.seal(old.refresh_token.reveal().encode(), _previous_place(old.id)) if old.refresh_token else None
     return bool(
@@ -388,6 +397,8 @@ async def rotate(
             now=now,
             new_expiry=expires_at,
             new_next=next_refresh_at,
+            new_told_end=old.told_end or refresh_ends_at,
+            new_latest_end=refresh_ends_at or old.latest_end,
             new_scopes=" ".join(scopes or old.scopes),
         )
     )
@@ -482,4 +493,6 @@ def _grant(row: Row, sealer: Sealer) -> Grant:
         intent_at=row["intent_at"],
         lease_epoch=row["lease_epoch"],
         given_to=both.given_to,
+        told_end=row["told_end"],
+        latest_end=row["latest_end"],
     )

@@ -1,6 +1,6 @@
 """Which language a page is in, and how it writes dates."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from posthouse.locales import LANGUAGES, SOURCE, translations
 
@@ -41,6 +41,14 @@ def moment(seconds: float, language: str) -> str:
         "minute": f"{at.minute:02d}",
         "offset": f"{at:%z}"[:3] + ":" + f"{at:%z}"[3:5],
     }
+
+
+def day(seconds: float, language: str) -> str:
+    """The day in UTC that a point in time lies in, as readers of the language write it."""
+    at = datetime.fromtimestamp(seconds, UTC)
+    # Translators: how a date without a time is written.
+    pattern = translations(language).gettext("%(year)s-%(month)s-%(day)s")
+    return pattern % {"year": at.year, "month": f"{at.month:02d}", "day": f"{at.day:02d}"}
 
 
 def machine_moment(seconds: float) -> str:

@@ -10,6 +10,7 @@ from posthouse.services.device_login import DeviceLogins
 from posthouse.services.directory import Directory
 from posthouse.services.dispatcher import Dispatcher
 from posthouse.services.following import Following
+from posthouse.services.forewarning import Forewarning
 from posthouse.services.going_back import GoingBack
 from posthouse.services.submission import Submission
 from posthouse.services.token_keeper import TokenKeeper
@@ -31,4 +32,5 @@ class Parts:
     submission: Submission
     logins: DeviceLogins
     following: Following
+    forewarning: Forewarning
     clock: Clock

@@ -35,6 +35,7 @@ def environment(language: str) -> Environment:
     made.install_gettext_translations(said, newstyle=True)  # type: ignore[attr-defined]
     made.filters["moment"] = lambda seconds: i18n.moment(seconds, language)
     made.filters["time"] = lambda seconds: _time(seconds, language)
+    made.filters["day"] = lambda seconds: _day(seconds, language)
     made.filters["size"] = lambda octets: words.size(octets, said)
     made.filters["explained"] = lambda text: words.explained(text, said)
     made.filters["language_of"] = lambda text: language if words.is_known(text) else SOURCE
@@ -47,6 +48,10 @@ def environment(language: str) -> Environment:
 def _time(seconds: float, language: str) -> Markup:
     shown, machine = i18n.moment(seconds, language), i18n.machine_moment(seconds)
     return Markup('<time datetime="{}">{}</time>').format(machine, shown)
+
+
+def _day(seconds: float, language: str) -> Markup:
+    return Markup('<time datetime="{}">{}</time>').format(i18n.machine_moment(seconds), i18n.day(seconds, language))
 
 
 def _filter_of(known: dict[str, str], language: str) -> Any:

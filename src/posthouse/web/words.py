@@ -124,6 +124,30 @@ NEXT_STEPS = {
     "reauthorise": N_("Re-authorise"),
 }
 
+ENDINGS = {
+    "client_secret": N_("client secret"),
+    "certificate": N_("certificate"),
+    "consent": N_("permission"),
+    "test_mode": N_("permission of an app in test mode"),
+    "idle": N_("token that cannot be renewed"),
+}
+
+ENDING_REASONS = {
+    "client_secret": N_("Then the provider renews no token of this app registration any more."),
+    "certificate": N_("Then the provider renews no token of this app registration any more."),
+    "consent": N_("The provider gave the permission for a time only."),
+    "test_mode": N_("The app is in test mode at the provider, where every permission ends after a few days."),
+    "idle": N_("Renewing fails at the moment, and the provider ends a token that is not renewed for long."),
+}
+
+ENDING_STEPS = {
+    "renew_secret": N_("Make a new client secret at the provider, and apply it with its new date."),
+    "renew_certificate": N_("Make a new certificate, register it at the provider, and apply it."),
+    "reauthorise": N_("Re-authorise before."),
+    "publish_app": N_("Publish the app at the provider, then re-authorise."),
+    "mend_renewal": N_("Look at the last error of the token; re-authorise when it does not go away."),
+}
+
 ROLES = {
     "administrator": N_("administrator"),
     "limited": N_("administrator with chosen permissions"),
@@ -141,6 +165,9 @@ LABELS = {
     "next_step": NEXT_STEPS,
     "step_name": STEP_NAMES,
     "step_state": STEP_STATES,
+    "ends": ENDINGS,
+    "end_reason": ENDING_REASONS,
+    "end_step": ENDING_STEPS,
     "direction": DIRECTIONS,
     "method": METHODS,
     "security": SECURITIES,

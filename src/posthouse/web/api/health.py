@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from posthouse import __version__
+from posthouse.model.forecast import DAY
 from posthouse.model.message import MessageState
 from posthouse.model.token import TokenState
 from posthouse.services.overview import Overview, overview
@@ -48,7 +49,7 @@ async def metrics(request: Request) -> PlainTextResponse:
     if not (is_trusted(request.scope) or _is_near(request) or await _has_key(parts, request)):
         return PlainTextResponse("This needs a key that may read.\n", HTTPStatus.UNAUTHORIZED)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(await overview(parts.store, parts.directory)))
+    registry.register(_Figures(await overview(parts.store, parts.directory), parts.clock()))
     return PlainTextResponse(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -73,8 +74,9 @@ async def _has_key(parts: Parts, request: Request) -> bool:
 class _Figures:
     """The numbers of one moment."""
 
-    def __init__(self, seen: Overview) -> None:
+    def __init__(self, seen: Overview, now: float) -> None:
         self._seen = seen
+        self._now = now
 
     def collect(self) -> Iterator[Metric]:
         seen = self._seen
@@ -87,9 +89,21 @@ class _Figures:
         yield GaugeMetricFamily(
             "posthouse_refresh_failures", "Refreshes in a row that failed for now, over all tokens", failures
         )
+        yield self._days_left()
         info = GaugeMetricFamily("posthouse_build_info", "The version that runs", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
+
+    def _days_left(self) -> Metric:
+        """Below nothing since it has ended."""
+        family = GaugeMetricFamily("posthouse_days_left", "Days until the first of a kind ends", labels=["what"])
+        first: dict[str, float] = {}
+        for one in self._seen.forecasts:
+            if one.mailboxes:
+                first[one.ending.what] = min(one.ending.at, first.get(one.ending.what, one.ending.at))
+        for what, at in first.items():
+            family.add_metric([what], (at - self._now) / DAY)
+        return family
 
 
 def _by_state(name: str, text: str, states: type[TokenState] | type[MessageState], found: Counter[str]) -> Metric:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from posthouse.services.forecast import NAMED, stopped_by
 from posthouse.store import events, journal, messages
 from posthouse.store.database import Transaction
 from posthouse.store.events import Event
@@ -67,16 +68,26 @@ async def read_events(caller: Reader, cursor: Number = 0, limit: Limit = 100) ->
 
     found, seen = await caller.parts.store.database.read(work)
     position = found[-1].id if found else cursor
-    return shapes.Page(items=[shapes.happening(event) for event in seen], next=str(position))
+    return shapes.Page(items=[_happening(caller, event) for event in seen], next=str(position))
+
+
+def _happening(caller: Caller, event: Event) -> shapes.Happening:
+    """An event that names mailboxes names those that the caller may see."""
+    told = shapes.happening(event)
+    if caller.mailboxes and "mailboxes" in event.document:
+        stopped = stopped_by(caller.parts.directory.now, event.subject)
+        seen = [address for address in stopped if caller.sees(address)]
+        told.document = event.document | {"mailboxes": seen[:NAMED], "count": len(seen)}
+    return told
 
 
 async def _sees(tx: Transaction, caller: Caller, event: Event) -> bool:
-    """By the mailbox, token or message that the event is about."""
+    """By the mailbox, token, app registration or message that the event is about."""
     if not caller.mailboxes:
         return True
     snapshot = caller.parts.directory.now
     if event.kind.startswith("token."):
-        return any(caller.sees(mailbox.address) for mailbox in snapshot.mailboxes_of_token(event.subject))
+        return any(caller.sees(address) for address in stopped_by(snapshot, event.subject))
     if event.subject in snapshot.mailboxes:
         return caller.sees_id(event.subject)
     message = await messages.one(tx, event.subject)

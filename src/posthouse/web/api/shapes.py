@@ -8,8 +8,10 @@ import msgspec.structs
 from fastapi import Path, Query
 from pydantic import BaseModel, Field
 
+from posthouse.model import forecast
 from posthouse.model.device import Device
 from posthouse.services.authorise import Begun
+from posthouse.services.forecast import NAMED, Forecast
 from posthouse.services.overview import MailboxView, ServerView, TokenView
 from posthouse.store.authorisations import OPEN, Authorisation
 from posthouse.store.configuration import StoredApp
@@ -29,6 +31,24 @@ class Page(BaseModel, Generic[T]):
 
     items: list[T]
     next: str | None = None
+
+
+class Ending(BaseModel):
+    """Something that ends: client_secret, certificate, consent, test_mode, idle."""
+
+    what: str
+    ends_at: datetime | None
+    next_step: str = Field(description="renew_secret, renew_certificate, reauthorise, publish_app, mend_renewal.")
+
+
+class Warned(Ending):
+    """What ends soon or has ended, and the mailboxes that it stops."""
+
+    subject: str = Field(description="The id of the app registration or of the token.")
+    name: str = Field(description="The name of the registration, or the account of the token.")
+    days_left: int = Field(description="Days begun until then; 0 when it has ended.")
+    mailboxes: list[str] = Field(description="At most 20 of them.")
+    count: int = Field(description="How many mailboxes there are.")
 
 
 class Token(BaseModel):
@@ -53,6 +73,7 @@ class Token(BaseModel):
     last_error: str
     reauthorising: bool
     used_by: list[str]
+    forecast: list[Ending] = Field(description="What of it or of its app registration will end, the nearest first.")
 
 
 class Server(BaseModel):
@@ -203,7 +224,8 @@ class Key(BaseModel):
 
 
 class Status(BaseModel):
-    """Everything at a glance. `attention` are the mailboxes that somebody has to sign in for again."""
+    """Everything at a glance. `attention` are the mailboxes that somebody has to sign in for again, `warnings` what
+    ends within 60 days or has ended."""
 
     version: str
     external_url: str
@@ -212,6 +234,7 @@ class Status(BaseModel):
     tokens: dict[str, int]
     queue: dict[str, int]
     attention: list[Mailbox]
+    warnings: list[Warned]
 
 
 def moment(seconds: float) -> datetime | None:
@@ -239,6 +262,23 @@ def token(view: TokenView) -> Token:
         last_error=view.last_error,
         reauthorising=view.reauthorising,
         used_by=list(view.used_by),
+        forecast=[ending(one) for one in view.forecast],
+    )
+
+
+def ending(one: forecast.Ending) -> Ending:
+    return Ending(what=str(one.what), ends_at=moment(one.at), next_step=one.next_step)
+
+
+def warned(found: Forecast, now: float, mailboxes: Sequence[str]) -> Warned:
+    """`mailboxes`: those that the caller may see."""
+    return Warned(
+        **dict(ending(found.ending)),
+        subject=found.subject,
+        name=found.name,
+        days_left=found.ending.days_left(now),
+        mailboxes=list(mailboxes[:NAMED]),
+        count=len(mailboxes),
     )
 
 

@@ -1,14 +1,15 @@
 """Everything at a glance."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 from fastapi import APIRouter
 
 from posthouse import __version__
 from posthouse.model.token import TokenState
-from posthouse.services.overview import overview
+from posthouse.services.overview import Overview, overview
 from posthouse.web.api import shapes
-from posthouse.web.api.callers import Reader
+from posthouse.web.api.callers import Caller, Reader
 
 routes = APIRouter(tags=["status"])
 
@@ -16,9 +17,8 @@ routes = APIRouter(tags=["status"])
 @routes.get("/status")
 async def status(caller: Reader) -> shapes.Status:
     parts = caller.parts
-    seen = [
-        view for view in (await overview(parts.store, parts.directory)).mailboxes if caller.sees(view.mailbox.address)
-    ]
+    everything = await overview(parts.store, parts.directory)
+    seen = [view for view in everything.mailboxes if caller.sees(view.mailbox.address)]
     states = Counter({str(state): 0 for state in TokenState})
     states.update({view.token.id: str(view.token.state) for view in seen if view.token}.values())
     queue: Counter[str] = Counter({"queued": 0, "parked": 0, "sent": 0, "failed": 0})
@@ -32,4 +32,14 @@ async def status(caller: Reader) -> shapes.Status:
         tokens=dict(states),
         queue=dict(queue),
         attention=[shapes.mailbox(view) for view in seen if view.needs_reauthorising],
+        warnings=list(_warnings(caller, everything)),
     )
+
+
+def _warnings(caller: Caller, everything: Overview) -> Iterator[shapes.Warned]:
+    """A key for some mailboxes is told what stops those, and is not told the others' names."""
+    now = caller.parts.clock()
+    for found in everything.warnings(now):
+        mailboxes = [address for address in found.mailboxes if caller.sees(address)]
+        if mailboxes:
+            yield shapes.warned(found, now, mailboxes)

@@ -1,11 +1,13 @@
 """The list of mailboxes, and one mailbox with its token."""
 
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from fastapi import APIRouter, HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from posthouse.model.token import TokenState
+from posthouse.services.forecast import Forecast
 from posthouse.services.overview import MailboxView, Overview, TokenView
 from posthouse.services.token_keeper import NoToken
 from posthouse.store import authorisations, tokens
@@ -16,6 +18,8 @@ from posthouse.web.visits import N_, Reader, TokenWriter, Visit
 
 SHOWN_AFTER_END = 600.0
 """Seconds that the outcome of an authorisation stays on the mailbox's page."""
+MOST_NOTED = 10
+"""Lines above the list of mailboxes."""
 SAID = {
     "renewed": N_("The token was renewed."),
     "not-renewed": N_("The token could not be renewed at the moment. The one in hand goes on serving."),
@@ -29,10 +33,27 @@ SAID = {
 routes = APIRouter()
 
 
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What ends soon, and where to do something about it; empty where that is not on a page."""
+
+    forecast: Forecast
+    page: str
+
+
 @routes.get("/")
 async def listed(visit: Reader) -> Response:
     seen = await look(visit)
-    return await page(visit, "mailboxes.html", seen=seen, views=seen.mailboxes)
+    warnings = seen.warnings(visit.now)
+    noted = [Noted(found, _page_of(seen, found)) for found in warnings[:MOST_NOTED]]
+    unnoted = len(warnings) - len(noted)
+    return await page(visit, "mailboxes.html", seen=seen, views=seen.mailboxes, noted=noted, unnoted=unnoted)
+
+
+def _page_of(seen: Overview, found: Forecast) -> str:
+    """Where the token that ends can be got again; nowhere for what a whole app registration lives on."""
+    view = seen.mailbox(found.mailboxes[0]) if seen.token(found.subject) else None
+    return f"/mailboxes/{view.mailbox.id}#token" if view else ""
 
 
 @routes.get("/mailboxes/{mailbox_id}")
@@ -48,6 +69,7 @@ async def one(visit: Reader, mailbox_id: str, said: str = "") -> Response:
         mailbox=view.mailbox,
         token=view.token,
         again=view.token is not None and (view.token.obtained_at > 0 or view.token.state is TokenState.INVALID),
+        forecast=view.token.forecast if view.token else (),
         serving=view.token is not None and view.token.obtained_at > 0,
         servers={server.protocol: server for server in view.servers},
         endpoints={s.protocol: visit.parts.directory.now.endpoint(view.mailbox, s.protocol) for s in view.servers},

@@ -106,6 +106,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
+        "expiry_warning",
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("what", sa.Text(), nullable=False),
+        sa.Column("ends_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("distance", sa.BigInteger(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("subject", "what"),
+    )
+    op.create_table(
         "journal",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("at", sa.Double(), server_default="0", nullable=False),
@@ -198,6 +206,8 @@ def upgrade() -> None:
         sa.Column("refreshed_at", sa.Double(), server_default="0", nullable=False),
         sa.Column("access_expires_at", sa.Double(), server_default="0", nullable=False),
         sa.Column("next_refresh_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("told_end", sa.Double(), server_default="0", nullable=False),
+        sa.Column("latest_end", sa.Double(), server_default="0", nullable=False),
         sa.Column("failures", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("last_error", sa.Text(), server_default="", nullable=False),
         sa.Column("intent_serial", sa.BigInteger(), nullable=True),
