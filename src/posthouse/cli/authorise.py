@@ -7,10 +7,10 @@ import click
 
 from posthouse.cli.calling import Call, calling, clean, confirm
 from posthouse.cli.connection import path_of
-from posthouse.problems import ProblemError, problem
+from posthouse.problems import ProblemError
 
 POLL = 0.5
-BUILT = ("browser", "device", "paste", "link")
+METHODS = ("browser", "device", "paste", "link", "app")
 QR_LIMIT = 300
 """Characters of an address that is drawn; a larger picture would fill the terminal."""
 PASTED = 16_384
@@ -27,10 +27,10 @@ PROGRESS = {
 @click.argument("address")
 @click.option(
     "--method",
-    type=click.Choice((*BUILT, "app")),
+    type=click.Choice(METHODS),
     help="How to sign in. device: a code to type anywhere. browser: a page of this gateway. paste: the browser is"
     " elsewhere and cannot reach the gateway. link: a page for the mailbox's owner, valid for days."
-    " app is not yet available.",
+    " app: nobody signs in, the app registration has rights of its own.",
 )
 @click.option(
     "--for",
@@ -46,8 +46,6 @@ def authorise(call: Call, address: str, method: str | None, purpose: str | None,
     Prints where to sign in, waits, and ends with 0 when the token is proved and 1 when a person is still needed.
     Ctrl-C ends only the waiting.
     """
-    if method is not None and method not in BUILT:
-        raise problem("not-yet", f"--method {method} is not yet available.", "Use another one.", status=69)
     begun = call.api.post(path_of("mailboxes", address, "authorisations"), {"method": method} if method else {})
     if begun["url"] and begun["method"] != "paste":
         _open_page(call, begun)
@@ -74,6 +72,8 @@ def _open_page(call: Call, begun: dict[str, Any]) -> None:
 
 def _tell_where(address: str, one: dict[str, Any]) -> None:
     """The address and the code on lines of their own, so that they can be copied and read by programs."""
+    if one["method"] == "app":
+        return
     if one["method"] == "link":
         click.echo(f"Send this link to whoever signs in for {address}; it works until {one['expires_at']}:")
         click.echo(one["url"])
@@ -118,7 +118,8 @@ def _paste(call: Call, begun: dict[str, Any]) -> None:
 
 def _wait(call: Call, begun: dict[str, Any]) -> dict[str, Any]:
     told = begun["state"]
-    click.echo("Waiting for the sign-in … (Ctrl-C ends only the waiting)", err=True)
+    if begun["method"] != "app":
+        click.echo("Waiting for the sign-in … (Ctrl-C ends only the waiting)", err=True)
     while True:
         current: dict[str, Any] = call.api.get(path_of("authorisations", begun["id"]))
         words = f"{current['state']} {current['detail']}"

@@ -38,6 +38,7 @@ class Grant:
 
     `given_to` names client and provider: nobody else is ever shown its refresh token. `told_end` and `latest_end`:
     the end of the refresh token as the provider named it first and last; 0.0 where it does not.
+    `app_only` names the account in whose name the app asks by itself, with nobody signing in; empty for a consent.
     """
 
     id: str
@@ -62,6 +63,11 @@ class Grant:
     given_to: str = ""
     told_end: float = 0.0
     latest_end: float = 0.0
+    app_only: str = ""
+
+    @property
+    def renewable(self) -> bool:
+        return self.refresh_token is not None or bool(self.app_only)
 
     @property
     def course(self) -> Course:

@@ -230,9 +230,9 @@ class Ledger:
             self._end({grant.id}, "a refresh token was used twice")
         raise GrantError("invalid_grant", "The refresh token was used before.")
 
-    def app_only(self, client: str, scopes: tuple[str, ...], now: float) -> Issued:
-        """An access token for the program itself (RFC 6749 section 4.4); never a refresh token."""
-        consent = Consent(client, "", tuple(scope for scope in scopes if scope != "offline_access"), now)
+    def app_only(self, client: str, scopes: tuple[str, ...], now: float, person: str = "") -> Issued:
+        """An access token for the program itself (RFC 6749 section 4.4), or in a person's name; no refresh token."""
+        consent = Consent(client, person, tuple(scope for scope in scopes if scope != "offline_access"), now)
         return self._issue(Grant("", consent), consent, now)
 
     def revoke(self, token: str, client: str) -> None:

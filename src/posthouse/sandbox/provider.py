@@ -17,7 +17,7 @@ from posthouse.sandbox.identity import CLAIMS, public_keys
 from posthouse.sandbox.serving import Endpoint, FaultyDoors, Form
 from posthouse.sandbox.settings import SCOPES
 from posthouse.sandbox.signin import SignIn
-from posthouse.sandbox.token_endpoint import DEVICE_GRANT, Seen, TokenEndpoint
+from posthouse.sandbox.token_endpoint import DEVICE_GRANT, JWT_GRANT, Seen, TokenEndpoint
 from posthouse.sandbox.token_questions import TokenQuestions
 
 
@@ -77,7 +77,7 @@ class Provider:
 
 def metadata(issuer: str) -> dict[str, Any]:
     """The discovery document (RFC 8414, OpenID Connect Discovery section 3)."""
-    client_authentication = ["none", "client_secret_basic", "client_secret_post"]
+    client_authentication = ["none", "client_secret_basic", "client_secret_post", "private_key_jwt"]
     return {
         "issuer": issuer,
         "authorization_endpoint": f"{issuer}/authorize",
@@ -94,6 +94,7 @@ def metadata(issuer: str) -> dict[str, Any]:
             "authorization_code",
             "refresh_token",
             "client_credentials",
+            JWT_GRANT,
             DEVICE_GRANT,
         ],
         "subject_types_supported": ["public"],

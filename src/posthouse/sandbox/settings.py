@@ -27,11 +27,15 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """An app registration. Without a secret it is public. A redirect URL on loopback matches at any port."""
+    """An app registration. Without a secret or key it is public. A redirect URL on loopback matches at any port.
+
+    `public_key` in PEM form: it shows itself with assertions signed by the private key of it (RFC 7523).
+    """
 
     id: str
     secret: Secret | None = None
     redirect_uris: tuple[str, ...] = ("http://localhost/oauth/callback", "http://127.0.0.1/oauth/callback")
+    public_key: str = ""
 
 
 SHARED = "support@sandbox.example"
@@ -43,6 +47,14 @@ CLIENTS = (
     Client("posthouse"),
     Client("posthouse-office", Secret("a secret for trying out")),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccount:
+    """May ask for tokens in the name of everybody here, as with domain-wide delegation at Google."""
+
+    email: str
+    public_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,7 @@ class SandboxSettings:
     people: tuple[Person, ...] = PEOPLE
     shared: tuple[str, ...] = (SHARED,)
     clients: tuple[Client, ...] = CLIENTS
+    service_accounts: tuple[ServiceAccount, ...] = ()
     access_token_lifetime: float = 3600.0
     consent_lifetime: float = 0.0
     code_lifetime: float = 600.0

@@ -10,13 +10,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from posthouse.sandbox.authorize import AuthorizeError, read_scopes
-from posthouse.sandbox.clients import ClientError, authenticate
+from posthouse.sandbox.clients import ClientError, authenticate, read_assertion
 from posthouse.sandbox.grants import GrantError, Issued
 from posthouse.sandbox.identity import id_token
 from posthouse.sandbox.serving import NO_STORE, Form, refusal
 from posthouse.sandbox.settings import Client
 from posthouse.sandbox.signin import SignIn
 
+JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+NOBODY = Client("")
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 Grant = Callable[[Client, Form], Issued]
 
@@ -53,11 +55,12 @@ class TokenEndpoint:
             "refresh_token": self._refresh,
             DEVICE_GRANT: self._poll,
             "client_credentials": self._app_only,
+            JWT_GRANT: self._service_account,
         }
 
     def _token(self, request: Request, form: Form, grant: Grant | None) -> Response:
         try:
-            client = self._client(request, form)
+            client = NOBODY if form.get("grant_type") == JWT_GRANT else self._client(request, form)
             if grant is None:
                 raise GrantError("unsupported_grant_type")
             return self._tokens(grant(client, form))
@@ -67,7 +70,8 @@ class TokenEndpoint:
             return self._refuse(error.error, error.sentence, 400)
 
     def _client(self, request: Request, form: Form) -> Client:
-        return authenticate(form, request.headers.get("authorization", ""), self.signin.clients)
+        header, signin = request.headers.get("authorization", ""), self.signin
+        return authenticate(form, header, signin.clients, signin.issuer, signin.clock())
 
     def _redeem(self, client: Client, form: Form) -> Issued:
         code, redirect_uri, verifier = (form.get(n, "") for n in ("code", "redirect_uri", "code_verifier"))
@@ -83,9 +87,20 @@ class TokenEndpoint:
         return self.signin.ledger.poll_device(form.get("device_code", ""), client.id, self.signin.clock())
 
     def _app_only(self, client: Client, form: Form) -> Issued:
-        if client.secret is None:
+        if client.secret is None and not client.public_key:
             raise GrantError("unauthorized_client", "A public client has no rights of its own.")
         return self.signin.ledger.app_only(client.id, read_scopes(form), self.signin.clock())
+
+    def _service_account(self, _: Client, form: Form) -> Issued:
+        """RFC 7523 section 2.1, in the name of the person in `sub`."""
+        now = self.signin.clock()
+        for account in self.signin.settings.service_accounts:
+            claims = read_assertion(form.get("assertion", ""), account.public_key, self.signin.issuer, now)
+            if claims is not None and claims.get("iss") == account.email:
+                person = self.signin.person(str(claims.get("sub", ""))).address
+                scopes = read_scopes({"scope": str(claims.get("scope", ""))})
+                return self.signin.ledger.app_only(account.email, scopes, now, person)
+        raise GrantError("unauthorized_client", "No service account with this key is allowed to do that.")
 
     def _refuse(self, error: str, sentence: str, status: int) -> Response:
         self.seen.refused[error] += 1

@@ -57,4 +57,5 @@ class TokenQuestions:
         return self.signin.ledger.look_up(token, self.signin.clock()) if scheme.lower() == "bearer" else None
 
     def _client(self, request: Request, form: Form) -> Client:
-        return authenticate(form, request.headers.get("authorization", ""), self.signin.clients)
+        header, signin = request.headers.get("authorization", ""), self.signin
+        return authenticate(form, header, signin.clients, signin.issuer, signin.clock())

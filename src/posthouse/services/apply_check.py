@@ -9,6 +9,7 @@ from typing import Any
 from posthouse.problems import Problem, ProblemError
 from posthouse.providers.applied import from_apply
 from posthouse.providers.provider import PROTOCOLS, Provider, built_in
+from posthouse.services.apply_credential import is_secret_id
 from posthouse.services.apply_file import Item, Wanted
 from posthouse.services.apply_stored import Stored, key_of, unflat
 from posthouse.services.apply_values import SECRETS
@@ -93,6 +94,10 @@ class _Checking:
         provider = self.providers.get(name)
         if provider is None:
             self.complain("unknown-name", item, "provider", f"There is no provider {name}.", self._known_providers())
+        elif provider.family == "microsoft" and is_secret_id(item.secret):
+            hint = "Copy the secret's Value; it is shown once, right after it was made. Else make a new one."
+            sentence = "This is the ID of a client secret, not the secret."
+            self.complain("secret-id", item, "client_secret", sentence, hint)
         elif not provider.has_oauth:
             hint = "Its mailboxes need no app, only a password."
             self.complain("no-sign-in", item, "provider", f"{name} offers no OAuth sign-in.", hint)

@@ -13,6 +13,8 @@ import msgspec
 
 from posthouse.problems import Problem, problem
 from posthouse.secret import Secret
+from posthouse.services.apply_credential import CERTIFICATE, read_credential
+from posthouse.services.apply_credential import KINDS as KINDS_OF_CREDENTIAL
 from posthouse.services.apply_lines import Place, find_lines
 from posthouse.services.apply_values import NAMES, SECRETS, VALUES, Wrong, has_control
 
@@ -23,6 +25,8 @@ KINDS = tuple(NAMES)
 _OF_THE_PROCESS = {"external_url", "data", "database", "administrator", "trusted_proxies", "listen", "tls", "notices"}
 _LINE = re.compile(r"\(at line (\d+), column \d+\)$")
 
+MULTILINE = ("private_key", "service_account", CERTIFICATE)
+"""Secrets that are files of several lines."""
 ReadFile = Callable[[Path], bytes]
 
 
@@ -166,11 +170,16 @@ class _Reading:
     def _item(self, kind: str, table: dict[str, Any], place: Place) -> Item | None:
         lines = {key: place.of(key) for key in table}
         values = self._provider(table) if kind == "provider" else self._values(kind, table, place)
-        secret, missing = self._secret(kind, table, place)
+        if kind == "app":
+            secret, missing = self._credential(table, values, place)
+            given = [lines[key] for key in KINDS_OF_CREDENTIAL if key in lines]
+            lines |= {SECRETS[kind]: given[0]} if given else {}
+        else:
+            secret, missing = self._text_of(SECRETS.get(kind, ""), table, place)
         name = self._name(kind, table, place)
         if name is None:
             return None
-        lines |= {key: place.of(key) for key in values}
+        lines = {key: place.of(key) for key in values} | lines
         return Item(kind, name, place.line, values, lines, secret, missing)
 
     def _name(self, kind: str, table: dict[str, Any], place: Place) -> str | None:
@@ -187,7 +196,7 @@ class _Reading:
 
     def _values(self, kind: str, table: dict[str, Any], place: Place) -> dict[str, Any]:
         known, values = VALUES[kind], {}
-        others = {NAMES[kind][0], SECRETS.get(kind, "")}
+        others = {NAMES[kind][0], *_secret_keys(kind)}
         for key in table:
             if key in known:
                 try:
@@ -199,7 +208,7 @@ class _Reading:
         return values
 
     def _refuse_unknown(self, kind: str, key: str, place: Place) -> None:
-        known = sorted({*VALUES[kind], NAMES[kind][0], SECRETS.get(kind, NAMES[kind][0])})
+        known = sorted({*VALUES[kind], NAMES[kind][0], *_secret_keys(kind)})
         near = get_close_matches(key, known, 1)
         hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
         self.complain("unknown", place.of(key), f"{key[:80]} is not a setting of a {kind}.", hint)
@@ -216,8 +225,30 @@ class _Reading:
             values["ca_file"] = os.path.abspath(self.base / values["ca_file"])  # noqa: PTH100 - must not follow links
         return values
 
-    def _secret(self, kind: str, table: dict[str, Any], place: Place) -> tuple[Secret | None, str]:
-        key = SECRETS.get(kind, "")
+    def _credential(self, table: dict[str, Any], values: dict[str, Any], place: Place) -> tuple[Secret | None, str]:
+        """What the app shows itself with; what is known of it goes into `values`."""
+        given = [key for key in KINDS_OF_CREDENTIAL if key in table]
+        for key in given[1:]:
+            self.complain("wrong", place.of(key), f"{given[0]} and {key} cannot both be given.", "Keep one of them.")
+        if CERTIFICATE in table and "private_key" not in given:
+            sentence = "A certificate needs its private_key."
+            self.complain("wrong", place.of(CERTIFICATE), sentence, 'Add private_key = { file = "PATH" }.')
+        if len(given) != 1:
+            return None, ""
+        certificate, missing = self._text_of(CERTIFICATE, table, place)
+        secret, missing = (None, missing) if missing else self._text_of(given[0], table, place)
+        if secret is None:
+            return None, missing
+        try:
+            secret, known = read_credential(given[0], secret, certificate.reveal() if certificate else "")
+        except Wrong as wrong:
+            self.complain("wrong", place.of(given[0]), wrong.sentence, wrong.hint)
+            return None, ""
+        values.update({key: value for key, value in known.items() if key not in values})
+        return secret, ""
+
+    def _text_of(self, key: str, table: dict[str, Any], place: Place) -> tuple[Secret | None, str]:
+        """The text of `key`, or why it is missing; neither where it is not given, or wrong."""
         if key not in table:
             return None, ""
         try:
@@ -250,9 +281,15 @@ class _Reading:
             raise Wrong(f"{key}: the file {name[:200]} does not hold text.") from None
 
 
+def _secret_keys(kind: str) -> tuple[str, ...]:
+    return (*KINDS_OF_CREDENTIAL, CERTIFICATE) if kind == "app" else (SECRETS[kind],) if kind in SECRETS else ()
+
+
 def _checked(key: str, text: str) -> Secret:
     if not text:
         raise Wrong(f"{key} is empty.")
+    if key in MULTILINE and len(text) <= LARGEST_SECRET:
+        return Secret(text)
     if len(text) > LARGEST_SECRET or has_control(text):
         raise Wrong(f"{key} is not one line of text.", "A secret is a single line without control characters.")
     return Secret(text)

@@ -15,6 +15,7 @@ from posthouse.problems import ProblemError, problem
 from posthouse.secret import Secret
 from posthouse.services import apply_mail, apply_record
 from posthouse.services.apply_check import check
+from posthouse.services.apply_credential import KNOWN
 from posthouse.services.apply_file import Item, Wanted
 from posthouse.services.apply_mail import Closing, MailRule
 from posthouse.services.apply_password import Prepared, prepare
@@ -219,7 +220,9 @@ class _Writing:
         return {"document": encode(settings), "password_hash": self.attempt.prepared[item.name].password_hash}
 
     def _app(self, item: Item, values: dict[str, Any], changed: list[str]) -> dict[str, Any]:
-        document = {key: value for key, value in values.items() if key not in ("provider", "client_id")}
+        outdated = {key for key in KNOWN if item.secret is not None and key not in item.values}
+        outdated |= {"provider", "client_id"}
+        document = {key: value for key, value in values.items() if key not in outdated}
         columns = {"provider": values["provider"], "client_id": values["client_id"], "document": encode(document)}
         if item.secret is not None and "client_secret" in changed:
             columns["secret"] = self._seal(item.secret, f"app:{self.ids['app', item.name]}:secret")

@@ -34,7 +34,7 @@ from posthouse.problems import Problem, ProblemError, problem
 from posthouse.providers.catalogue import explain_token_error
 from posthouse.providers.provider import Family, Provider, scopes_for
 from posthouse.secret import Secret
-from posthouse.services import switching
+from posthouse.services import app_only, switching
 from posthouse.services.clock import Clock, as_datetime
 from posthouse.services.credentials import Way
 from posthouse.services.directory import Directory, Snapshot
@@ -61,7 +61,7 @@ TURN = 60.0
 PROOF_TIME = 45.0
 PROOFS_AT_ONCE = 4
 LOOK_AFTER = 1.0
-Method = Literal["browser", "device", "paste", "link"]
+Method = Literal["browser", "device", "paste", "link", "app"]
 
 log = structlog.get_logger("authorise")
 
@@ -113,6 +113,14 @@ class Authorise:
         registration = await self._registration(token.app_id)
         if method == "device":
             return await self._begin_device(mailbox, token, registration)
+        if method == "app":
+            return await self._begin_app(mailbox, token, registration)
+        if registration.service_account is not None:
+            raise problem(
+                "sign-in.service-account",
+                f"{mailbox.address} uses a service account, so nobody signs in.",
+                "Use the method app.",
+            )
         if method == "paste":
             return await self._begin_paste(mailbox, token, registration)
         return await self._begin_page(mailbox, token, method)
@@ -153,6 +161,15 @@ class Authorise:
         new = replace(new, secrets={**_kept(attempt), "url": attempt.url})
         await self._add(new, state_hash=fingerprint(attempt.state.reveal()))
         return Begun(new, attempt.url)
+
+    async def _begin_app(self, mailbox: Mailbox, token: Token, registration: Registration) -> Begun:
+        """Nobody signs in: the app asks for itself, and is answered at once. Raises ProblemError."""
+        request = app_only.request(registration, token.account, as_datetime(self.clock()))
+        new = self._new(mailbox, token, "app", expires_at=self.clock() + BROWSER_LIFE)
+        await self._add(new)
+        said = await self.sign_in.ask(request, registration.provider)
+        outcome = said if isinstance(said, Unreachable) else read_token_answer(said, hide=request.secrets())
+        return Begun(await self._take(new, registration, outcome, None))
 
     async def _begin_device(self, mailbox: Mailbox, token: Token, registration: Registration) -> Begun:
         started = await self._device_code(registration, token)
@@ -429,11 +446,16 @@ class Authorise:
             way = "device" if found.user_code else "browser"
             reason = "way_closed" if way in _closed(outcome, registration.provider.family) else "refused"
             return await self._end(found, "refused", reason, str(explained))
-        grant = _new_grant(found, registration, outcome, self.clock())
+        app_only_for = await self._account_of(found) if found.method == "app" else ""
+        grant = _new_grant(found, registration, outcome, self.clock(), app_only_for)
         if not await self._store_pending(found, grant, outcome, nonce):
             await self.giving_back.revoke(registration.app.id, [grant])
             return await self._end(found, "refused", "gone", "The mailbox or its token was removed meanwhile.")
         return await self._judge(await self._reload(found))
+
+    async def _account_of(self, found: Authorisation) -> str:
+        token = await self.store.database.read(lambda tx: tokens.get(tx, found.token_id))
+        return token.account if token else ""
 
     async def _store_pending(self, found: Authorisation, grant: Grant, granted: Granted, nonce: Secret | None) -> bool:
         """The consent is on disk before anything is done with it, with what the comparison of persons needs.
@@ -551,6 +573,8 @@ class Authorise:
         self, found: Authorisation, registration: Registration, token: Token, grant: Grant, mailbox: Mailbox
     ) -> Authorisation:
         """The attempt as it stands once we know who signed in: over, waiting for a confirmation, or to be proved."""
+        if found.method == "app":
+            return await self._advance(found, "proving", reason="", detail="")
         identity = await self._identify(registration, grant, found)
         if isinstance(identity, Unreachable) and not self._took_too_long(found):
             return await self._advance(found, "permitted", poll_at=self.clock() + 10.0, detail=identity.what)
@@ -755,12 +779,16 @@ def _ways(snapshot: Snapshot, provider: Provider, mailbox: Mailbox, grant: Grant
     for protocol in mailbox.settings.enabled():
         endpoint = snapshot.endpoint(mailbox, protocol)
         if endpoint is not None:
-            login = Login(snapshot.user(mailbox, protocol), grant.access_token, provider.mechanisms)
+            user = snapshot.user(mailbox, protocol, app_only=bool(grant.app_only))
+            login = Login(user, grant.access_token, provider.mechanisms)
             yield protocol, Way(endpoint, login, provider.ca_file, grant.serial)
 
 
-def _new_grant(found: Authorisation, registration: Registration, granted: Granted, now: float) -> Grant:
+def _new_grant(
+    found: Authorisation, registration: Registration, granted: Granted, now: float, app_only_for: str
+) -> Grant:
     expires_at = now + granted.lifetime.total_seconds()
+    renewable = granted.refresh_token is not None or app_only_for
     return Grant(
         id=new_id("gr"),
         token_id=found.token_id,
@@ -769,7 +797,7 @@ def _new_grant(found: Authorisation, registration: Registration, granted: Grante
         refresh_token=granted.refresh_token,
         previous_refresh_token=None,
         access_expires_at=expires_at,
-        next_refresh_at=refresh_at(now, expires_at) if granted.refresh_token else expires_at,
+        next_refresh_at=refresh_at(now, expires_at) if renewable else expires_at,
         obtained_at=now,
         refreshed_at=now,
         failures=0,
@@ -779,6 +807,7 @@ def _new_grant(found: Authorisation, registration: Registration, granted: Grante
         subject="",
         person="",
         given_to=registration.name,
+        app_only=app_only_for,
         told_end=granted.refresh_ends_at(now),
         latest_end=granted.refresh_ends_at(now),
     )

@@ -163,7 +163,7 @@ class ConnectionTest:
         grant = await self.store.database.read(lambda tx: tokens.get_grant(tx, self.store.sealer, serving))
         if grant is None:
             raise NoToken("There is no token yet.", temporary=False, state=TokenState.NOT_ACQUIRED)
-        if grant.refresh_token is None:
+        if not grant.renewable:
             await self.keeper.access_token(token_id)
             return Step("token", "passed", NOT_RENEWED)
         await self.keeper.refresh(grant)

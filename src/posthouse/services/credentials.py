@@ -40,10 +40,10 @@ class Credentials:
         if endpoint is None:
             raise NoToken(f"There is no {protocol.upper()} server for {mailbox.address}.", temporary=True)
         ca_file = provider.ca_file if provider else ""
-        user = snapshot.user(mailbox, protocol)
         if mailbox.token_id is None or (mailbox.has_password and mailbox.app_id is None):
-            return await self._with_password(mailbox, endpoint, user, ca_file)
+            return await self._with_password(mailbox, endpoint, snapshot.user(mailbox, protocol), ca_file)
         token = await self.keeper.access_token(mailbox.token_id, newer_than=refused_serial)
+        user = snapshot.user(mailbox, protocol, app_only=token.app_only)
         mechanisms = provider.mechanisms if provider else ("XOAUTH2", "OAUTHBEARER")
         return Way(endpoint, Login(user, token.secret, mechanisms), ca_file, token.serial)
 

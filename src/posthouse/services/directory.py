@@ -13,6 +13,8 @@ from posthouse.model.device import Device
 from posthouse.model.endpoint import Endpoint, parse_endpoint
 from posthouse.model.mailbox import Mailbox, Protocol, fold
 from posthouse.oauth.client import Client
+from posthouse.oauth.credential import split_bundle
+from posthouse.oauth.jwt_bearer import ServiceAccount, read_service_account
 from posthouse.problems import ProblemError
 from posthouse.providers.applied import from_apply
 from posthouse.providers.provider import Provider, built_in, user_name
@@ -70,13 +72,13 @@ class Snapshot:
         provider = self.provider_of(mailbox)
         return parse_endpoint(own) if own else provider.endpoint(protocol) if provider else None
 
-    def user(self, mailbox: Mailbox, protocol: Protocol) -> str:
+    def user(self, mailbox: Mailbox, protocol: Protocol, *, app_only: bool = False) -> str:
         """The name to log in with: the mailbox's own, else by the provider's rule (reference, section 6)."""
         own: str = getattr(mailbox.settings, f"{protocol}_user")
         provider = self.provider_of(mailbox)
         if own or provider is None:
             return own or mailbox.account
-        return user_name(provider, protocol, account=mailbox.account, mailbox=mailbox.address)
+        return user_name(provider, protocol, account=mailbox.account, mailbox=mailbox.address, app_only=app_only)
 
     def mailboxes_of_token(self, token_id: str) -> list[Mailbox]:
         """Those that log in with it now."""
@@ -118,10 +120,24 @@ class Directory:
             listener()
         return True
 
-    def client(self, app: StoredApp) -> Client:
+    def client(self, app: StoredApp, provider: Provider) -> Client:
         """The app registration as the flows need it. Raises Unsealable."""
         secret = configuration.app_secret(self._store.sealer, app)
-        return Client(app.client_id, "post" if secret else "none", secret)
+        kind = app.document.get("credential", "client_secret")
+        if secret is None or kind == "service_account":
+            return Client(app.client_id)
+        if kind == "client_secret":
+            return Client(app.client_id, "post", secret)
+        key, certificate = split_bundle(secret)
+        algorithm = provider.assertion_algorithm
+        return Client(app.client_id, "private_key_jwt", key=key, certificate=certificate, algorithm=algorithm)
+
+    def service_account(self, app: StoredApp) -> ServiceAccount | None:
+        """Raises Unsealable, ProblemError."""
+        if app.document.get("credential") != "service_account":
+            return None
+        secret = configuration.app_secret(self._store.sealer, app)
+        return read_service_account(secret) if secret is not None else None
 
 
 def _providers(loaded: Configuration) -> dict[str, Provider]:

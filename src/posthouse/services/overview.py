@@ -216,7 +216,7 @@ def _with_grant(view: TokenView, grant: Grant) -> TokenView:
         obtained_at=grant.obtained_at,
         refreshed_at=grant.refreshed_at,
         access_expires_at=grant.access_expires_at,
-        refreshable=grant.refresh_token is not None,
+        refreshable=grant.renewable,
         failures=grant.failures,
         last_error=grant.last_error,
     )

@@ -10,6 +10,7 @@ from posthouse.oauth.answer import read_json
 from posthouse.oauth.client import Client
 from posthouse.oauth.endpoints import Endpoints, completed, discovery_requests, endpoints_of, read_discovery
 from posthouse.oauth.identity import read_keys
+from posthouse.oauth.jwt_bearer import ServiceAccount
 from posthouse.oauth.message import Answer, Request, get
 from posthouse.oauth.revoke import read_revoke, revoke
 from posthouse.providers.provider import Provider
@@ -32,6 +33,7 @@ class Registration:
     provider: Provider
     client: Client
     endpoints: Endpoints
+    service_account: ServiceAccount | None = None
 
     @property
     def name(self) -> str:
@@ -62,7 +64,8 @@ class SignIn:
         found = await self._find_endpoints(app, provider)
         if not isinstance(found, Endpoints):
             return found
-        return Registration(app, provider, self._directory.client(app), found)
+        account = self._directory.service_account(app)
+        return Registration(app, provider, self._directory.client(app, provider), found, account)
 
     async def _find_endpoints(self, app: StoredApp, provider: Provider) -> Endpoints | Refused | Unreachable:
         key = (self._directory.now.configuration.generation, app.id)

@@ -15,10 +15,12 @@ import structlog
 from posthouse.model.outcome import Granted, Reason, Refused, Unreachable, Verdict
 from posthouse.model.token import Grant, TokenState, pause_after_failures, refresh_at
 from posthouse.oauth.answer import read_token_answer
+from posthouse.oauth.message import Request
 from posthouse.oauth.refresh import refresh
 from posthouse.problems import ProblemError
 from posthouse.providers.provider import Provider, scopes_for
 from posthouse.secret import Secret
+from posthouse.services import app_only
 from posthouse.services.clock import Clock, as_datetime
 from posthouse.services.sign_in import DEADLINE, Registration, SignIn
 from posthouse.store import tokens
@@ -49,6 +51,7 @@ class AccessToken:
     expires_at: float
     grant_id: str
     serial: int
+    app_only: bool
 
 
 class NoToken(Exception):
@@ -115,7 +118,7 @@ class TokenKeeper:
 
     async def _newer(self, grant: Grant, *, refused: bool) -> AccessToken:
         alive = grant.access_expires_at > self.clock()
-        if alive and grant.refresh_token is None:
+        if alive and not grant.renewable:
             return _access(grant)
         try:
             self._keep_pause(grant)
@@ -143,7 +146,7 @@ class TokenKeeper:
     async def fresh(self, grant: Grant) -> Grant:
         """A grant, which need not serve, with an access token that is good for a while. Raises NoToken."""
         alive = grant.access_expires_at > self.clock()
-        if self._is_good(grant) or (alive and grant.refresh_token is None):
+        if self._is_good(grant) or (alive and not grant.renewable):
             return grant
         self._keep_pause(grant)
         return await self.refresh(grant)
@@ -227,19 +230,26 @@ class TokenKeeper:
                 raise await self._postponed(lease.grant, outcome, sentence)
 
     async def _ask(self, grant: Grant) -> _Unsaved | Refused | Unreachable:
-        if grant.refresh_token is None:
+        if not grant.renewable:
             return Refused("expired_token", description="The provider gave nothing to renew it with.")
         try:
             registration = await self._registration_of(grant)
             if not isinstance(registration, Registration):
                 return registration
-            now, scopes = as_datetime(self.clock()), _scopes(registration, grant)
-            request = refresh(registration.endpoints, registration.client, grant.refresh_token, now, scopes=scopes)
+            request = self._request(registration, grant)
         except (ProblemError, Unsealable) as cause:
             return Unreachable(str(cause))
         answer = await self.sign_in.ask(request, registration.provider)
         outcome = answer if isinstance(answer, Unreachable) else read_token_answer(answer, hide=request.secrets())
         return _Unsaved(grant, outcome, registration, self.clock()) if isinstance(outcome, Granted) else outcome
+
+    def _request(self, registration: Registration, grant: Grant) -> Request:
+        """Raises ProblemError."""
+        now = as_datetime(self.clock())
+        if grant.refresh_token is None:
+            return app_only.request(registration, grant.app_only, now)
+        scopes = _scopes(registration, grant)
+        return refresh(registration.endpoints, registration.client, grant.refresh_token, now, scopes=scopes)
 
     async def _registration_of(self, grant: Grant) -> Registration | Refused | Unreachable:
         """Raises ProblemError, Unsealable."""
@@ -425,7 +435,7 @@ class TokenKeeper:
 
 
 def _access(grant: Grant) -> AccessToken:
-    return AccessToken(grant.access_token, grant.access_expires_at, grant.id, grant.serial)
+    return AccessToken(grant.access_token, grant.access_expires_at, grant.id, grant.serial, bool(grant.app_only))
 
 
 def _scopes(registration: Registration, grant: Grant) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ class _Sealed(msgspec.Struct, frozen=True, array_like=True):
     access: str
     refresh: str
     given_to: str = ""
+    app_only: str = ""
 
 
 _token_by_id = select(token).where(token.c.id == bindparam("row_id"))
@@ -436,7 +437,7 @@ async def results(tx: Transaction) -> dict[tuple[str, str], SettingResult]:
 
 
 def _seal(sealer: Sealer, of: Grant, serial: int, access: Secret, refresh: Secret | None) -> bytes:
-    both = _Sealed(access.reveal(), refresh.reveal() if refresh else "", of.given_to)
+    both = _Sealed(access.reveal(), refresh.reveal() if refresh else "", of.given_to, of.app_only)
     return sealer.seal(msgspec.json.encode(both), f"grant:{of.id}:{serial}")
 
 
@@ -492,6 +493,7 @@ def _grant(row: Row, sealer: Sealer) -> Grant:
         intent_serial=row["intent_serial"],
         intent_at=row["intent_at"],
         lease_epoch=row["lease_epoch"],
+        app_only=both.app_only,
         given_to=both.given_to,
         told_end=row["told_end"],
         latest_end=row["latest_end"],

@@ -108,6 +108,7 @@ DIRECTIONS = {
 METHODS = {
     "browser": N_("in the browser"),
     "device": N_("with a device code"),
+    "app": N_("as the app itself, nobody signs in"),
     "link": N_("with a link for the owner"),
     "paste": N_("with a pasted address"),
 }

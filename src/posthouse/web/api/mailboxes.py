@@ -137,7 +137,7 @@ async def begin(caller: Manager, name: Name, body: Begin, response: Response) ->
     """Begin to get a token.
 
     `device` answers a code and where to type it; `browser` our own start page; `link` the same for the mailbox's owner,
-    valid for days; `paste` the provider's page, on whose end `paste` below waits.
+    valid for days; `paste` the provider's page, on whose end `paste` below waits; with `app` nobody signs in.
     """
     mailbox = caller.mailbox(name)
     begun = await caller.parts.authorise.begin(mailbox, body.method or _usual_method(caller, mailbox))
@@ -148,10 +148,14 @@ async def begin(caller: Manager, name: Name, body: Begin, response: Response) ->
 
 def _usual_method(caller: Caller, mailbox: Mailbox) -> Method:
     """Google, for one, has no device codes for mail."""
+    snapshot = caller.parts.directory.now
+    app = snapshot.configuration.apps.get(mailbox.switched.app_id or "")
+    if app is not None and app.document.get("credential") == "service_account":
+        return "app"
     wanted = mailbox.settings.method
     if wanted in get_args(Method):
         return cast("Method", wanted)
-    provider = caller.parts.directory.now.provider_of(mailbox)
+    provider = snapshot.provider_of(mailbox)
     only_browser = provider is not None and provider.authorize_url and not provider.device_url
     return "browser" if only_browser else "device"
 

@@ -11,12 +11,13 @@ from posthouse.secret import Secret
 from posthouse.services.authorise import Method
 from posthouse.store import authorisations
 from posthouse.store.authorisations import Authorisation
+from posthouse.store.configuration import StoredApp
 from posthouse.web.rendering import fragment, page
 from posthouse.web.visits import Reader, TokenWriter, Visit
 
 QR_LIMIT = 1000
 """Characters of an address that becomes a picture; a larger one could not be scanned."""
-METHODS: tuple[Method, ...] = ("browser", "device", "link", "paste")
+METHODS: tuple[Method, ...] = ("browser", "device", "link", "paste", "app")
 routes = APIRouter()
 
 
@@ -51,7 +52,15 @@ class Attempt:
 
     @property
     def other_ways(self) -> tuple[Method, ...]:
-        return tuple(way for way in METHODS if way != self.method and not (self.user_code and way == "device"))
+        shut = {self.method, "app", "device" if self.user_code else ""}
+        return tuple(way for way in METHODS if way not in shut)
+
+
+def methods_for(app: StoredApp | None) -> tuple[Method, ...]:
+    """Ways that an app registration allows: a public client has no rights of its own, a service account only those."""
+    if app is None or app.sealed_secret is None:
+        return tuple(way for way in METHODS if way != "app")
+    return ("app",) if app.document.get("credential") == "service_account" else METHODS
 
 
 def shown(visit: Visit, found: Authorisation, progress_url: str) -> Attempt:

@@ -12,7 +12,7 @@ from posthouse.services.overview import MailboxView, Overview, TokenView
 from posthouse.services.token_keeper import NoToken
 from posthouse.store import authorisations, tokens
 from posthouse.store.authorisations import Authorisation
-from posthouse.web.pages.attempts import METHODS, shown_to_administrators
+from posthouse.web.pages.attempts import methods_for, shown_to_administrators
 from posthouse.web.rendering import look, page
 from posthouse.web.visits import N_, Reader, TokenWriter, Visit
 
@@ -61,6 +61,8 @@ async def one(visit: Reader, mailbox_id: str, said: str = "") -> Response:
     seen = await look(visit)
     view = mailbox_of(seen, mailbox_id)
     attempt = await _latest(visit, view)
+    methods = methods_for(visit.parts.directory.now.configuration.apps.get(view.mailbox.switched.app_id or ""))
+    preferred = view.mailbox.settings.method
     return await page(
         visit,
         "mailbox.html",
@@ -74,9 +76,9 @@ async def one(visit: Reader, mailbox_id: str, said: str = "") -> Response:
         servers={server.protocol: server for server in view.servers},
         endpoints={s.protocol: visit.parts.directory.now.endpoint(view.mailbox, s.protocol) for s in view.servers},
         attempt=shown_to_administrators(visit, attempt) if attempt else None,
-        methods=METHODS,
+        methods=methods,
         earlier=await visit.parts.going_back.earlier(view.mailbox),
-        preferred=view.mailbox.settings.method if view.mailbox.settings.method in METHODS else METHODS[0],
+        preferred=preferred if preferred in methods else methods[0],
         said=visit.says(SAID[said]) if said in SAID else "",
     )
 
