@@ -18,6 +18,7 @@ from posthouse.protocol.smtp_server import ServerPolicy
 from posthouse.providers.applied import _KEYS as PROVIDER_KEYS
 from posthouse.providers.applied import from_apply
 from posthouse.providers.provider import Limits, built_in
+from posthouse.services.apply_credential import CERTIFICATE, KINDS
 from posthouse.services.apply_file import parse
 from posthouse.services.apply_values import NAMES, SECRETS, VALUES
 from posthouse.services.authorise import BROWSER_LIFE
@@ -118,7 +119,7 @@ def test_the_reference_knows_every_command(name: str) -> None:
 
 def apply_keys() -> list[str]:
     keys = {key for values in VALUES.values() for key in values} | {key for key, _ in NAMES.values()}
-    return sorted(keys | set(SECRETS.values()) | PROVIDER_KEYS | set(Limits.__struct_fields__))
+    return sorted(keys | set(SECRETS.values()) | set(KINDS) | {CERTIFICATE} | PROVIDER_KEYS | set(Limits.__struct_fields__))
 
 
 @pytest.mark.parametrize("key", apply_keys())
@@ -131,6 +132,7 @@ def test_the_reference_names_no_apply_key_that_does_not_exist(kind: str) -> None
     section = REFERENCE.partition(f"### `[[{kind}]]`")[2].partition("\n#")[0]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     known = set(VALUES.get(kind, PROVIDER_KEYS)) | {NAMES[kind][0], SECRETS.get(kind, NAMES[kind][0])}
+    known |= {*KINDS, CERTIFICATE} if kind == "app" else set()
     named = {key for row in rows for key in SPAN.findall(row)}
     assert named <= known
     assert named or kind == "destination"
