@@ -119,7 +119,8 @@ def test_the_reference_knows_every_command(name: str) -> None:
 
 def apply_keys() -> list[str]:
     keys = {key for values in VALUES.values() for key in values} | {key for key, _ in NAMES.values()}
-    return sorted(keys | set(SECRETS.values()) | set(KINDS) | {CERTIFICATE} | PROVIDER_KEYS | set(Limits.__struct_fields__))
+    secrets = {*SECRETS.values(), *KINDS, CERTIFICATE}
+    return sorted(keys | secrets | PROVIDER_KEYS | set(Limits.__struct_fields__))
 
 
 @pytest.mark.parametrize("key", apply_keys())
