@@ -309,6 +309,7 @@ async def test_long_work_stands_alone_and_beside_the_loop(database: SqliteDataba
 async def test_the_log_is_moved_into_the_database_beside_the_writer(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sqlite, "LOOK_AFTER", 1)
     monkeypatch.setattr(sqlite, "CHECKPOINT_AFTER", 5)
     for number in range(5):
         await put(database, f"{number}", "x" * 100_000)
@@ -318,6 +319,7 @@ async def test_the_log_is_moved_into_the_database_beside_the_writer(
 async def test_a_log_that_has_grown_large_makes_the_writer_pause_until_it_is_empty(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sqlite, "LOOK_AFTER", 1)
     monkeypatch.setattr(sqlite, "WAL_LIMIT", 1_000_000)
     log = database._path.with_name("posthouse.sqlite-wal")
     for number in range(8):

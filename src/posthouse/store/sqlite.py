@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
@@ -37,8 +38,10 @@ WAL_LIMIT = 64 * 1024 * 1024
 """Octets of write-ahead log at which the writer pauses for a full checkpoint."""
 CACHE = 16 * 1024 * 1024
 """Octets of pages that the writer keeps in memory, so that mail on its way is not read back."""
-CHECKPOINT_AFTER = 200
-"""Commits after which a checkpoint is worth it; sooner where the log has a quarter of its limit."""
+LOOK_AFTER = 50
+"""Pieces of work after which the size of the write-ahead log is looked at."""
+CHECKPOINT_AFTER = 20
+"""Looks after which a checkpoint is worth it; sooner where the log has a quarter of its limit."""
 
 _compiled = Compiler(SQLiteDialect(paramstyle="qmark"))
 
@@ -93,10 +96,13 @@ class SqliteDatabase:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._stopping = False
-        self._commits = 0
+        self._log = path.with_name(path.name + "-wal")
+        self._looks = self._unlooked = 0
         self._connection = connect(path, wait=0)
         self._connection.execute(f"PRAGMA cache_size=-{CACHE // 1024}")
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="posthouse-commit")
+        self._to_commit: SimpleQueue[tuple[list[_Piece], _Answers | None] | None] = SimpleQueue()
+        self._committer = threading.Thread(target=self._commit_groups, name="posthouse-commit", daemon=True)
+        self._committer.start()
         self._checkpoints = Checkpoints(connect(path))
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="posthouse-read")
         self._reading = threading.local()
@@ -137,7 +143,7 @@ class SqliteDatabase:
             self._quiet.set()
             return
         answers = None if group[0].long else self._do_now(group)
-        self._disk.submit(self._finish_group, group, answers)
+        self._to_commit.put((group, answers))
 
     def _take_group(self) -> list[_Piece]:
         """A piece that is long makes a group of its own."""
@@ -155,6 +161,11 @@ class SqliteDatabase:
             self._roll_back()
             return None
 
+    def _commit_groups(self) -> None:
+        """The thread that waits for the disk; a pool would cost a lock and a future for each group."""
+        while (begun := self._to_commit.get()) is not None:
+            self._finish_group(*begun)
+
     def _finish_group(self, group: Sequence[_Piece], answers: _Answers | None) -> None:
         try:
             if answers is None:
@@ -165,7 +176,7 @@ class SqliteDatabase:
             self._roll_back()
             failure = DatabaseUnavailable(f"the database could not be written: {cause}")
             answers = [(None, failure) for _ in group]
-        self._tend_log(self._connection)
+        self._tend_log(len(group))
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._answer, group, answers)
 
@@ -178,14 +189,17 @@ class SqliteDatabase:
         _resolve(group, answers)
         self._loop.call_soon(self._next_group)
 
-    def _tend_log(self, connection: sqlite3.Connection) -> None:
+    def _tend_log(self, pieces: int) -> None:
         """Have the log emptied beside us, or empty it before going on where it has grown too large."""
-        self._commits += 1
-        size = _size_of(self._path.with_name(self._path.name + "-wal"))
+        self._unlooked += pieces
+        if self._unlooked < LOOK_AFTER:
+            return
+        self._looks, self._unlooked = self._looks + 1, 0
+        size = _size_of(self._log)
         if size > WAL_LIMIT:
             with contextlib.suppress(sqlite3.Error):
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        elif self._commits % CHECKPOINT_AFTER == 0 or size > WAL_LIMIT // 4:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        elif self._looks % CHECKPOINT_AFTER == 0 or size > WAL_LIMIT // 4:
             self._checkpoints.want()
 
     async def close(self) -> None:
@@ -194,7 +208,8 @@ class SqliteDatabase:
             return
         self._stopping = True
         await self._quiet.wait()
-        self._disk.shutdown()
+        self._to_commit.put(None)
+        await self._loop.run_in_executor(None, self._committer.join)
         self._connection.close()
         await self._loop.run_in_executor(None, self._checkpoints.close)
         await self._loop.run_in_executor(self._readers, self._close_reader)

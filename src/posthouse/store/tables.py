@@ -224,7 +224,6 @@ message = Table(
     _text("claim_owner"),
     _number("claim_epoch"),
     Index("message_due", "state", "mailbox_id", "next_at"),
-    Index("message_message_id", "message_id"),
 )
 """Queued mail, and what became of it. `recipients` is JSON: [address, state, answer] each."""
 
@@ -251,7 +250,6 @@ journal = Table(
     _text("detail"),
     Index("journal_message", "message"),
     Index("journal_message_id", "message_id"),
-    Index("journal_at", "at"),
 )
 
 event = Table(

@@ -125,7 +125,6 @@ def upgrade() -> None:
         sa.Column("detail", sa.Text(), server_default="", nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("journal_at", "journal", ["at"], unique=False)
     op.create_index("journal_message", "journal", ["message"], unique=False)
     op.create_index("journal_message_id", "journal", ["message_id"], unique=False)
     op.create_table(
@@ -177,7 +176,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("message_due", "message", ["state", "mailbox_id", "next_at"], unique=False)
-    op.create_index("message_message_id", "message", ["message_id"], unique=False)
     op.create_table(
         "meta",
         sa.Column("name", sa.Text(), nullable=False),
