@@ -31,6 +31,7 @@ from posthouse.services.following import Following
 from posthouse.services.forewarning import Forewarning
 from posthouse.services.giving_back import GivingBack
 from posthouse.services.going_back import GoingBack
+from posthouse.services.reporting import Reporting
 from posthouse.services.sign_in import SignIn
 from posthouse.services.submission import Door, Submission
 from posthouse.services.token_keeper import TokenKeeper
@@ -108,6 +109,7 @@ class Gateway:
             ("authorisations", parts.authorise.run),
             ("retired grants", self._sweep_grants),
             ("forewarning", parts.forewarning.run),
+            ("reporting", parts.reporting.run),
         ):
             self._tasks.append(asyncio.create_task(_watched(name, work), name=name))
 
@@ -247,6 +249,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
         logins=logins,
         following=following,
         forewarning=Forewarning(store, directory, clock),
+        reporting=Reporting(store, directory, clock, hostname, dispatcher.accepted),
         clock=clock,
     )
 

@@ -92,10 +92,10 @@ async def position_of(tx: Transaction, reader: str) -> int:
     return int(row["position"]) if row else 0
 
 
-async def move(tx: Transaction, reader: str, to: int) -> None:
-    """The reader has done its work for every event up to `to`."""
+async def move(tx: Transaction, reader: str, to: int) -> bool:
+    """The reader has done its work for every event up to `to`. False where it had been there before."""
     await tx.run(_start_cursor, cursor_name=reader)
-    await tx.run(_move, cursor_name=reader, to=to)
+    return bool(await tx.run(_move, cursor_name=reader, to=to))
 
 
 def _event(row: Row) -> Event:

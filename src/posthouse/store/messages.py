@@ -200,6 +200,7 @@ _page_of_state = (
     .limit(200)
 )
 _one = select(*_columns).where(message.c.id == bindparam("row_id"))
+_body = select(message.c.body).where(message.c.id == bindparam("row_id"))
 _with_pieces = select(message.c.id).where(message.c.pieces > literal(0))
 _NEWEST = "~"
 
@@ -379,6 +380,12 @@ async def page(tx: Transaction, *, before: str = _NEWEST, state: str = "") -> li
 async def one(tx: Transaction, queue_id: str) -> Summary | None:
     row = await tx.one(_one, row_id=queue_id)
     return _summary(row) if row else None
+
+
+async def body_of(tx: Transaction, queue_id: str) -> bytes | None:
+    """The sealed body, or the header of one that lies in pieces; None once it is gone."""
+    row = await tx.one(_body, row_id=queue_id)
+    return row["body"] if row else None
 
 
 async def with_pieces(tx: Transaction) -> set[str]:

@@ -12,6 +12,7 @@ from posthouse.services.dispatcher import Dispatcher
 from posthouse.services.following import Following
 from posthouse.services.forewarning import Forewarning
 from posthouse.services.going_back import GoingBack
+from posthouse.services.reporting import Reporting
 from posthouse.services.submission import Submission
 from posthouse.services.token_keeper import TokenKeeper
 from posthouse.settings import Settings
@@ -33,4 +34,5 @@ class Parts:
     logins: DeviceLogins
     following: Following
     forewarning: Forewarning
+    reporting: Reporting
     clock: Clock
