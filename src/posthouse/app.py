@@ -32,6 +32,7 @@ from posthouse.services.forewarning import Forewarning
 from posthouse.services.giving_back import GivingBack
 from posthouse.services.going_back import GoingBack
 from posthouse.services.reporting import Reporting
+from posthouse.services.retention import Retaining
 from posthouse.services.sign_in import SignIn
 from posthouse.services.submission import Door, Submission
 from posthouse.services.token_keeper import TokenKeeper
@@ -110,6 +111,7 @@ class Gateway:
             ("retired grants", self._sweep_grants),
             ("forewarning", parts.forewarning.run),
             ("reporting", parts.reporting.run),
+            ("retention", Retaining(parts.store, parts.clock, self.settings.retention).run),
         ):
             self._tasks.append(asyncio.create_task(_watched(name, work), name=name))
 

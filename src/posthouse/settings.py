@@ -15,6 +15,8 @@ from posthouse.problems import Problem, ProblemError, problem
 Security = Literal["plain", "starttls", "tls"]
 PLACES = (Path("posthouse.toml"), Path("/etc/posthouse/posthouse.toml"))
 _LISTEN = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>\d{1,5})(?P<words>(?:\s+\w+)*)")
+_DAYS = re.compile(r"([1-9]\d{0,4})\s*d")
+DAY = 86_400.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SECURITIES = ("tls", "starttls", "plain")
 _OVERRIDES = {
@@ -22,6 +24,7 @@ _OVERRIDES = {
     "listen": ("web", "smtp", "imap", "pop3"),
     "tls": ("certificate", "key"),
     "notices": ("mailbox", "webhook"),
+    "retention": ("sent", "failed", "journal"),
 }
 """What POSTHOUSE_… variables may say: POSTHOUSE_DATA, POSTHOUSE_LISTEN_SMTP and so on."""
 _LISTS = ("trusted_proxies", "web", "smtp", "imap", "pop3")
@@ -47,6 +50,15 @@ class ListenAt:
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """Seconds for which what is over is kept; 0 is for ever. `journal` holds for events as well."""
+
+    sent: float = 90 * DAY
+    failed: float = 0.0
+    journal: float = 365 * DAY
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The process. `external_url` is never empty; `database` is empty for the embedded one."""
 
@@ -63,6 +75,7 @@ class Settings:
     key: Path | None = None
     notices_mailbox: str = ""
     notices_webhook: str = field(default="", repr=False)
+    retention: Retention = field(default_factory=Retention)
     log_level: str = "info"
     source: Path | None = None
 
@@ -107,9 +120,10 @@ def _parse(path: Path) -> dict[str, Any]:
 
 def _read(reading: "_Reading", path: Path | None, environment: Mapping[str, str]) -> Settings:
     reading.override(environment)
-    reading.refuse_unknown({*_OVERRIDES[""], "listen", "tls", "notices"})
-    listen, tls, notices = (reading.section(name) for name in ("listen", "tls", "notices"))
-    for section in (listen, tls, notices):
+    sections = [name for name in _OVERRIDES if name]
+    reading.refuse_unknown({*_OVERRIDES[""], *sections})
+    listen, tls, notices, retention = (reading.section(name) for name in sections)
+    for section in (listen, tls, notices, retention):
         section.refuse_unknown(set(_OVERRIDES[section.prefix.rstrip(".")]))
     web = _web(listen)
     settings = Settings(
@@ -126,6 +140,7 @@ def _read(reading: "_Reading", path: Path | None, environment: Mapping[str, str]
         key=tls.path("key"),
         notices_mailbox=_address(notices, "mailbox"),
         notices_webhook=_webhook(notices),
+        retention=_retention(retention),
         log_level=_log_level(reading),
         source=path,
     )
@@ -164,6 +179,26 @@ def _webhook(notices: "_Reading") -> str:
     if url and not _is_web_address(url):
         notices.complain("webhook", "This is not an address to post to.", 'Write "https://chat.example.com/hook".')
     return url
+
+
+def _retention(reading: "_Reading") -> Retention:
+    usual = Retention()
+    return Retention(
+        sent=_days(reading, "sent", usual.sent),
+        failed=_days(reading, "failed", usual.failed),
+        journal=_days(reading, "journal", usual.journal),
+    )
+
+
+def _days(reading: "_Reading", key: str, usual: float) -> float:
+    written = reading.text(key).strip()
+    if written in ("", "forever"):
+        return 0.0 if written else usual
+    found = _DAYS.fullmatch(written)
+    if found is None:
+        reading.complain(key, f"{written!r} is not a number of days.", 'Write "90d", or "forever".')
+        return usual
+    return float(found[1]) * DAY
 
 
 def _web(listen: "_Reading") -> ListenAt:

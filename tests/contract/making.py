@@ -83,10 +83,16 @@ async def held_mailbox(store: Store) -> int:
     return (await take(store))["mb_1"]
 
 
-async def accept(store: Store, *queue_ids: str, to: Iterable[str] = ("bob@example.org",), now: float = NOW) -> None:
+async def accept(
+    store: Store,
+    *queue_ids: str,
+    to: Iterable[str] = ("bob@example.org",),
+    mailbox: str = "mb_1",
+    now: float = NOW,
+) -> None:
     async def work(tx: Transaction) -> None:
         for queue_id in queue_ids:
-            await messages.accept(tx, mail(queue_id, to=to), now, DEADLINE)
+            await messages.accept(tx, mail(queue_id, mailbox=mailbox, to=to), now, DEADLINE)
 
     await store.database.write(work)
 
@@ -104,11 +110,18 @@ async def hand_over(store: Store, claimed: Claim) -> bool:
     return await store.database.write(lambda tx: messages.hand_over(tx, claimed))
 
 
-async def finish(store: Store, claimed: Claim, state: MessageState, *recipients: Recipient, kind: str = "sent") -> None:
+async def finish(
+    store: Store,
+    claimed: Claim,
+    state: MessageState,
+    *recipients: Recipient,
+    kind: str = "sent",
+    now: float = NOW + 10,
+) -> None:
     ended = recipients or tuple(Recipient(r.address, "sent", "250 OK") for r in claimed.message.recipients)
     await store.database.write(
         lambda tx: messages.finish(
-            tx, claimed, NOW + 10, state, ended, kind=kind, answer="the server's answer", next_at=NOW + 70
+            tx, claimed, now, state, ended, kind=kind, answer="the server's answer", next_at=NOW + 70
         )
     )
 

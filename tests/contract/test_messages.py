@@ -1,12 +1,15 @@
 """The queue, on both databases."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from posthouse.model.message import MessageState, Recipient, Stage
 from posthouse.store import applied, configuration, events, journal, messages
 from posthouse.store.database import Duplicate, Transaction
+from posthouse.store.ids import new_message_id
+from posthouse.store.messages import Wanted
 from posthouse.store.opening import Store
 from tests.contract.making import (
     DEADLINE,
@@ -358,7 +361,7 @@ async def test_lists_can_be_narrowed_to_a_state(store: Store) -> None:
 
     async def ids(state: str) -> list[str]:
         async def work(tx: Transaction) -> list[str]:
-            return [each.id for each in await messages.page(tx, state=state)]
+            return [each.id for each in await messages.page(tx, wanted=Wanted(state=state))]
 
         return await store.database.read(work)
 
@@ -398,3 +401,92 @@ async def test_mail_accepted_while_its_mailbox_is_removed_is_counted_or_refused(
         assert told is None or not accepted
         assert counted == (1 if accepted else 0)
         await one.database.write(lambda tx, known=f"m{number}": messages.remove(tx, known, NOW))  # type: ignore[misc]
+
+
+async def found(store: Store, **wanted: str) -> list[str]:
+    page = await store.database.read(lambda tx: messages.page(tx, wanted=Wanted(**wanted)))
+    return [each.id for each in page]
+
+
+async def test_lists_can_be_searched_by_what_a_person_remembers(store: Store) -> None:
+    await add_mailboxes(store, "mb_1", "mb_2")
+    await accept(store, "m1", "m2")
+    await accept(store, "m3", mailbox="mb_2")
+    [first] = [each for each in await store.database.read(messages.page) if each.id == "m1"]
+    assert await found(store, text=first.message_id) == ["m1"]
+    assert await found(store, text="m2") == ["m2"]
+    assert await found(store, text=first.recipients[0].address.upper()[:6]) == ["m3", "m2", "m1"]
+    assert await found(store, text=first.subject[:4], mailbox_id="mb_2") == ["m3"]
+    assert await found(store, device=first.device, mailbox_id="mb_1") == ["m2", "m1"]
+    assert await found(store, text="%") == await found(store, text="_") == await found(store, text="!") == []
+
+
+async def hold(store: Store, queue_id: str, now: float = NOW) -> bool:
+    return await store.database.write(lambda tx: messages.hold(tx, queue_id, now))
+
+
+async def test_what_a_person_parked_is_let_go_by_a_person_only(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, "m1", "m2")
+    assert await hold(store, "m1")
+    assert not await hold(store, "m1")
+    assert [each.message.id for each in await claim(store, epoch)] == ["m2"]
+    assert await store.database.read(messages.parked_mailboxes) == []
+    assert await release(store, NOW + 10) == 0
+    assert (await shown(store, "m1")).held
+    assert await store.database.write(lambda tx: messages.retry(tx, "m1", NOW + 20, DEADLINE))
+    assert not (await shown(store, "m1")).held
+    assert await kinds(store, "m1") == ["accepted", "parked", "retry asked for"]
+
+
+async def test_what_waits_for_a_token_can_be_parked_as_well(store: Store) -> None:
+    await held_mailbox(store)
+    await accept(store, "m1")
+    await park(store, NOW)
+    assert await hold(store, "m1", NOW + 60)
+    assert await release(store, NOW + 100) == 0
+    assert (await shown(store, "m1")).parked_at == NOW
+
+
+async def test_what_is_being_handed_over_or_is_over_cannot_be_parked(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, "m1")
+    claimed = await claim_one(store, epoch)
+    assert not await hold(store, "m1")
+    await finish(store, claimed, MessageState.SENT)
+    assert not await hold(store, "m1")
+
+
+async def test_only_what_ended_long_ago_is_forgotten(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    old, young, waiting = (new_message_id(NOW + number) for number in (0, 1, 2))
+    await accept(store, old, young, waiting)
+    for queue_id, ended in ((old, NOW + 5), (young, NOW + 500)):
+        claimed = await claim_one(store, epoch)
+        assert claimed.message.id == queue_id
+        await finish(store, claimed, MessageState.SENT, now=ended)
+
+    async def pruned(state: MessageState) -> list[str]:
+        gone = await store.database.write(lambda tx: messages.prune(tx, state, NOW + 100, 10))
+        return [queue_id for queue_id, _ in gone]
+
+    assert await pruned(MessageState.FAILED) == []
+    assert await pruned(MessageState.SENT) == [old]
+    assert await pruned(MessageState.SENT) == []
+    assert {each.id for each in await store.database.read(messages.page)} == {young, waiting}
+
+
+async def test_the_journal_is_narrowed_and_its_oldest_lines_are_forgotten(store: Store) -> None:
+    await add_mailboxes(store, "mb_1", "mb_2")
+    await accept(store, "m1")
+    await accept(store, "m2", mailbox="mb_2")
+
+    async def of(**only: Any) -> list[str]:
+        return [line.message for line in await store.database.read(lambda tx: journal.latest(tx, **only))]
+
+    assert await of() == ["m2", "m1"]
+    assert await of(mailbox_id="mb_1") == ["m1"]
+    assert await of(mailbox_id="mb_1", device="nobody") == []
+    assert await store.database.write(lambda tx: journal.prune(tx, NOW + 1, 1)) == 1
+    assert await of() == ["m2"]
+    assert await store.database.write(lambda tx: journal.prune(tx, NOW - 1, 10)) == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from fastapi import FastAPI
 
 from posthouse.store import people
@@ -143,6 +144,7 @@ async def test_a_wrong_value_is_named_by_its_place_and_not_repeated(api: Client)
 async def test_an_unforeseen_fault_tells_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     from httpx2 import ASGITransport, AsyncClient
 
+    structlog.reset_defaults()
     app = FastAPI()
     install(app)
 

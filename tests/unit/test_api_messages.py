@@ -288,6 +288,25 @@ async def parked(office: House) -> None:
     await office.parts.store.database.write(lambda tx: messages.park(tx, mailbox.id, office.clock(), "no token"))
 
 
+async def test_what_is_parked_waits_until_it_is_released(office: House, api: Client) -> None:
+    queue_id = (await api.post("/messages", LETTER)).json()["id"]
+    for _ in range(2):
+        parked = await api.post(f"/messages/{queue_id}/park")
+        assert (parked.status_code, parked.json()["state"], parked.json()["held"]) == (200, "parked", True)
+    released = (await api.post(f"/messages/{queue_id}/release")).json()
+    assert (released["state"], released["held"]) == ("queued", False)
+
+
+async def test_messages_are_found_by_what_a_person_remembers(office: House, api: Client) -> None:
+    queue_id = (await api.post("/messages", LETTER | {"subject": "Invoice 4711"})).json()["id"]
+    await api.post("/messages", LETTER)
+    found = await api.get("/messages", search="invoice", mailbox=SALES)
+    assert [one["id"] for one in found.json()["items"]] == [queue_id]
+    lines = (await api.get("/journal", mailbox=SUPPORT)).json()["items"]
+    assert lines == []
+    assert len((await api.get("/journal", mailbox=SALES)).json()["items"]) == 2
+
+
 async def test_only_what_is_parked_is_released(office: House, api: Client) -> None:
     queue_id = (await api.post("/messages", LETTER)).json()["id"]
     too_early = await api.post(f"/messages/{queue_id}/release")

@@ -84,6 +84,54 @@ async def test_a_state_filters_the_outbox_and_nonsense_does_not(tmp_path: Path) 
         assert "Second" in person.text()
 
 
+async def test_the_outbox_is_searched_and_narrowed_and_the_links_keep_what_was_asked(tmp_path: Path) -> None:
+    async with house(tmp_path / "data", FILE, background=False) as home, administrator(home) as person:
+        await accept(home, "Invoice 4711")
+        await accept(home, "Letter", ("carol@example.org",))
+        await person.look("/outbox?search=carol@")
+        assert "Letter" in person.text()
+        assert "Invoice" not in person.text()
+        assert 'href="/outbox?state=failed&amp;search=carol%40"' in person.shown
+        mailbox = home.parts.directory.now.by_address["sales@example.com"].id
+        await person.look(f"/outbox?mailbox={mailbox}&search=<nothing>")
+        assert "There is no message here." in person.text()
+        assert f'<option value="{mailbox}" selected>' in person.shown
+        assert "<nothing>" not in person.shown
+
+
+async def test_the_outbox_looks_again_by_itself_but_not_on_older_pages(tmp_path: Path) -> None:
+    async with house(tmp_path / "data", FILE, background=False) as home, administrator(home) as person:
+        queue_id = await accept(home, "First")
+        await person.look("/outbox?state=queued")
+        assert 'hx-get="/outbox?state=queued" hx-trigger="every 5s"' in person.shown
+        await person.look(f"/outbox?before={queue_id}")
+        assert "every 5s" not in person.shown
+
+
+async def test_a_message_is_kept_back_until_it_is_released(tmp_path: Path) -> None:
+    async with house(tmp_path / "data", FILE, background=False) as home, administrator(home) as person:
+        queue_id = await accept(home)
+        await person.look(f"/outbox/{queue_id}")
+        answer = await person.press(f"/outbox/{queue_id}/park")
+        await person.look(answer.headers["location"])
+        assert "The message is kept back until somebody releases it." in person.text()
+        assert "parked by a person" in person.text()
+        assert "Keep back" not in person.text()
+        await home.parts.dispatcher.release((await home.message(queue_id)).mailbox_id)
+        assert (await home.message(queue_id)).state is MessageState.PARKED
+        await person.press(f"/outbox/{queue_id}/retry")
+        assert (await home.message(queue_id)).state is MessageState.QUEUED
+
+
+async def test_who_may_not_touch_the_queue_keeps_nothing_back(tmp_path: Path) -> None:
+    async with house(tmp_path / "data", FILE, background=False) as home, administrator(home, "auditor") as person:
+        queue_id = await accept(home)
+        await person.look(f"/outbox/{queue_id}")
+        assert "Keep back" not in person.text()
+        assert (await person.press(f"/outbox/{queue_id}/park")).status_code == 403
+        assert (await home.message(queue_id)).state is MessageState.QUEUED
+
+
 async def test_a_message_shows_recipients_answers_and_journal(tmp_path: Path) -> None:
     async with house(tmp_path / "data", FILE, background=False) as home, administrator(home) as person:
         queue_id = await accept(home, to=("bob@example.org", "carol@example.org"))

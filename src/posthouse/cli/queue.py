@@ -6,7 +6,6 @@ import click
 
 from posthouse.cli.calling import Call, calling, clean, confirm, facts, moment, table
 from posthouse.cli.connection import path_of
-from posthouse.cli.later import not_yet
 
 
 @click.group()
@@ -17,14 +16,17 @@ def queue() -> None:
 @queue.command("list", epilog="Example:  posthouse queue list --state failed")
 @click.option("--state", type=click.Choice(("queued", "parked", "sent", "failed")), help="Only these.")
 @click.option("--mailbox", help="Only of this mailbox (address or id).")
+@click.option("--device", help="Only what this device handed in.")
+@click.option("--search", metavar="TEXT", help="Part of subject, sender or recipients; or an id, or a Message-ID.")
 @click.option("--all", "everything", is_flag=True, help="Also what was sent.")
 @click.option("--limit", default=100, show_default=True, help="At most so many.")
 @calling()
-def list_(call: Call, state: str | None, mailbox: str | None, everything: bool, limit: int) -> None:
+def list_(call: Call, everything: bool, limit: int, **wanted: Any) -> None:
     """What waits or has failed, newest first."""
-    found = call.api.every("/messages", state=state, mailbox=mailbox)
-    wanted = (one for one in found if state or everything or one["state"] != "sent")
-    chosen = [one for one, _ in zip(wanted, range(limit), strict=False)]
+    everything = everything or bool(wanted["state"])
+    found = call.api.every("/messages", **wanted)
+    shown = (one for one in found if everything or one["state"] != "sent")
+    chosen = [one for one, _ in zip(shown, range(limit), strict=False)]
     call.show(chosen, _list)
 
 
@@ -98,6 +100,14 @@ def retry(call: Call, ids: tuple[str, ...]) -> None:
     _each(call, ids, "retry", "is tried again.")
 
 
+@queue.command(epilog="Example:  posthouse queue park 01kd3v7t2x9qh5wc8m4n")
+@click.argument("ids", nargs=-1, required=True, metavar="ID…")
+@calling()
+def park(call: Call, ids: tuple[str, ...]) -> None:
+    """Keep mail back until it is released. (Mail is parked by itself while there is no token.)"""
+    _each(call, ids, "park", "is parked.")
+
+
 @queue.command(epilog="Example:  posthouse queue release 01kd3v7t2x9qh5wc8m4n")
 @click.argument("ids", nargs=-1, required=True, metavar="ID…")
 @calling()
@@ -116,6 +126,3 @@ def remove(call: Call, ids: tuple[str, ...], yes: bool) -> None:
     for id in ids:
         call.api.delete(path_of("messages", id))
     call.show({"removed": list(ids)}, lambda _: click.echo(f"Removed: {', '.join(ids)}"))
-
-
-queue.add_command(not_yet("park", "Mail is parked by itself while there is no token."))

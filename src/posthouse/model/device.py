@@ -7,14 +7,19 @@ from typing import Literal
 
 import msgspec
 
+from posthouse.model.message import DEADLINE
+
 
 class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """`deadline`: seconds in which its mail has to be delivered, else it fails."""
+
     mailboxes: tuple[str, ...] = ()
     protocols: tuple[str, ...] = ("smtp",)
     networks: tuple[str, ...] = ()
     senders: tuple[str, ...] = ()
     rate: str = ""
     lane: Literal["", "open"] = ""
+    deadline: float = DEADLINE
 
 
 @dataclass(frozen=True, slots=True)

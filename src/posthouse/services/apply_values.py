@@ -219,6 +219,7 @@ DEVICE_SETTINGS: Mapping[str, Read] = {
     "senders": senders,
     "rate": rate,
     "lane": word("open", ""),
+    "deadline": duration(60, 30 * 86_400),
 }
 VALUES: Mapping[str, Mapping[str, Read]] = {
     "app": {

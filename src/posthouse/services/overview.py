@@ -13,7 +13,7 @@ from posthouse.services.directory import Directory, Snapshot
 from posthouse.services.forecast import Forecast
 from posthouse.store import messages, tokens
 from posthouse.store.database import Transaction
-from posthouse.store.messages import Summary
+from posthouse.store.messages import Summary, Wanted
 from posthouse.store.opening import Store
 from posthouse.store.sealing import Unsealable
 from posthouse.store.tokens import SettingResult
@@ -147,7 +147,7 @@ async def _read(tx: Transaction, store: Store) -> _Rows:
         {grant.id: grant for grant in grants if grant is not None},
         await tokens.results(tx),
         await messages.counts(tx),
-        _last_sent(await messages.page(tx, state="sent")),
+        _last_sent(await messages.page(tx, wanted=Wanted(state="sent"))),
     )
 
 

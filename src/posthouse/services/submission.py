@@ -13,7 +13,7 @@ import structlog
 from posthouse.model.device import Device
 from posthouse.model.headers import HEADER_LIMIT, BadHeader, Head, SenderChange, complete, date_text, split
 from posthouse.model.mailbox import Mailbox, fold
-from posthouse.model.message import DEADLINE, Envelope, NewMessage
+from posthouse.model.message import Envelope, NewMessage
 from posthouse.model.sender import NotAllowed, check_sender, choose_mailbox, permitted_senders
 from posthouse.net.channel import Channel
 from posthouse.net.drive import converse, flush
@@ -88,14 +88,14 @@ class Submission:
             self._space_seen, self._space = now, self.store.spool.free()
         return self._space > RESERVE
 
-    async def accept(self, new: NewMessage) -> bool:
-        """Whether the message is on disk now.
+    async def accept(self, new: NewMessage, deadline: float) -> bool:
+        """Whether the message is on disk now. It fails when it is not delivered in `deadline` seconds.
 
         Raises MailboxGone and DatabaseUnavailable with nothing written, CommitUnknown where nobody can tell.
         """
         now = self.clock()
         try:
-            await self.store.database.write(lambda tx: messages.accept(tx, new, now, now + DEADLINE))
+            await self.store.database.write(lambda tx: messages.accept(tx, new, now, now + deadline))
         except CommitUnknown:
             return await self._exists(new.id)
         return True
@@ -338,7 +338,8 @@ class _Conversation:
         if mail.head is None:
             return replies.LOCAL_ERROR
         try:
-            stored = await self._service.accept(_new_message(mail, mail.head, device, self._service.store))
+            new = _new_message(mail, mail.head, device, self._service.store)
+            stored = await self._service.accept(new, device.settings.deadline)
         except messages.MailboxGone:
             await self._forget(mail)
             return Reply(550, "5.7.1", "The mailbox of this device was removed")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from posthouse.store.compiling import insert_if_absent
 from posthouse.store.database import Row, Transaction
@@ -40,6 +40,8 @@ _insert = insert(event).values(
     document=bindparam("document"),
 )
 _after = select(event).where(event.c.id > bindparam("position")).order_by(event.c.id).limit(PAGE)
+_aged = select(event.c.id).where(event.c.at < bindparam("before")).order_by(event.c.id).limit(bindparam("at_most"))
+_prune = delete(event).where(event.c.id.in_(_aged))
 _last = select(event).order_by(event.c.id.desc()).limit(PAGE)
 _cursor = select(cursor.c.position).where(cursor.c.name == bindparam("cursor_name"))
 _move = (
@@ -85,6 +87,11 @@ async def after(tx: Transaction, position: int) -> list[Event]:
 async def latest(tx: Transaction) -> list[Event]:
     """The newest events, newest first."""
     return [_event(row) for row in await tx.all(_last)]
+
+
+async def prune(tx: Transaction, before: float, at_most: int) -> int:
+    """Forget the oldest events of before a time; how many."""
+    return await tx.run(_prune, before=before, at_most=at_most)
 
 
 async def position_of(tx: Transaction, reader: str) -> int:

@@ -19,3 +19,8 @@ def new_message_id(now: float | None = None) -> str:
     """A queue id of 20 letters: milliseconds since 1970, then 55 random bits."""
     milliseconds = int((time.time() if now is None else now) * 1000)
     return _letters(milliseconds, 9) + _letters(secrets.randbits(55), 11)
+
+
+def first_message_id(at: float) -> str:
+    """What every queue id made before `at` sorts before."""
+    return _letters(int(at * 1000), 9)

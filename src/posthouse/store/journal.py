@@ -1,10 +1,11 @@
 """The journal: one line for each thing that happened to a message, kept for successes too."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, insert, or_, select
+from sqlalchemy import Select, bindparam, delete, insert, or_, select
 
 from posthouse.store.database import Row, Transaction
 from posthouse.store.tables import journal
@@ -41,7 +42,20 @@ _of_message = (
     .order_by(journal.c.id)
     .limit(PAGE)
 )
-_latest = select(journal).where(journal.c.id < bindparam("before")).order_by(journal.c.id.desc()).limit(PAGE)
+_EQUAL = {"mailbox_id": journal.c.mailbox_id, "device": journal.c.device}
+_aged = (
+    select(journal.c.id).where(journal.c.at < bindparam("before")).order_by(journal.c.id).limit(bindparam("at_most"))
+)
+_prune = delete(journal).where(journal.c.id.in_(_aged))
+
+
+@cache
+def _latest(given: frozenset[str]) -> Select[Any]:
+    conditions = [column == bindparam(f"only_{name}") for name, column in _EQUAL.items() if name in given]
+    newest_first = select(journal).where(journal.c.id < bindparam("before"), *conditions)
+    return newest_first.order_by(journal.c.id.desc()).limit(PAGE)
+
+
 _NEWEST = 2**62
 
 
@@ -73,9 +87,16 @@ async def of_message(tx: Transaction, about: str) -> list[Line]:
     return [_line(row) for row in await tx.all(_of_message, about=about)]
 
 
-async def latest(tx: Transaction, before: int = _NEWEST) -> list[Line]:
+async def latest(tx: Transaction, before: int = _NEWEST, *, mailbox_id: str = "", device: str = "") -> list[Line]:
     """Newest first, a page at a time; `before` is the id of the last line of the page before."""
-    return [_line(row) for row in await tx.all(_latest, before=before)]
+    given = {name: value for name, value in (("mailbox_id", mailbox_id), ("device", device)) if value}
+    parameters = {f"only_{name}": value for name, value in given.items()}
+    return [_line(row) for row in await tx.all(_latest(frozenset(given)), before=before, **parameters)]
+
+
+async def prune(tx: Transaction, before: float, at_most: int) -> int:
+    """Forget the oldest lines that were written before a time; how many."""
+    return await tx.run(_prune, before=before, at_most=at_most)
 
 
 def _line(row: Row) -> Line:

@@ -1,17 +1,23 @@
 """The queue: accepted messages until they are sent, and what became of them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, case, delete, func, insert, literal, select, update
+from sqlalchemy import Select, bindparam, case, delete, func, insert, literal, or_, select, update
 
 from posthouse.model.message import MessageState, NewMessage, QueuedMessage, Recipient, Stage
 from posthouse.store import events, journal
 from posthouse.store.compiling import one_of
 from posthouse.store.database import Row, Transaction
+from posthouse.store.ids import first_message_id
 from posthouse.store.tables import mailbox, message
 
+PAGE = 200
+HELD = "parked by a person"
+_NEWEST = "~"
 QUEUED, PARKED = str(MessageState.QUEUED), str(MessageState.PARKED)
 _decode_recipients = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 
@@ -22,7 +28,7 @@ class MailboxGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A message as a list shows it, without its content."""
+    """A message as a list shows it, without its content. `held`: a person parked it."""
 
     id: str
     mailbox_id: str
@@ -38,9 +44,26 @@ class Summary:
     next_at: float
     finished_at: float
     parked_at: float
+    held: bool
     attempts: int
     answer: str
     cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which messages a list shows; what is empty does not matter.
+
+    `text` is looked for in subject, sender and recipients, and as a whole queue id or Message-ID.
+    """
+
+    state: str = ""
+    mailbox_id: str = ""
+    device: str = ""
+    text: str = ""
+
+
+EVERY = Wanted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +117,9 @@ _unclaim = (
     )
     .values(stage="", next_at=bindparam("now"))
 )
-_parked_mailboxes = select(message.c.mailbox_id).where(message.c.state == literal(PARKED)).distinct()
+_parked_mailboxes = (
+    select(message.c.mailbox_id).where(message.c.state == literal(PARKED), message.c.held == literal(0)).distinct()
+)
 _waiting_mailboxes = (
     select(message.c.mailbox_id, func.min(message.c.next_at).label("first"))
     .where(message.c.state == literal(QUEUED), message.c.stage == literal(""))
@@ -155,7 +180,11 @@ _park = (
 )
 _release = (
     update(message)
-    .where(message.c.mailbox_id == bindparam("mailbox"), message.c.state == literal(PARKED))
+    .where(
+        message.c.mailbox_id == bindparam("mailbox"),
+        message.c.state == literal(PARKED),
+        message.c.held == literal(0),
+    )
     .values(
         state=QUEUED,
         next_at=bindparam("now"),
@@ -178,6 +207,7 @@ _retry = (
         deadline_at=bindparam("new_deadline"),
         finished_at=0,
         parked_at=0,
+        held=0,
         cause="",
     )
     .returning(message.c.message_id, message.c.mailbox_id, message.c.device, message.c.recipients)
@@ -192,17 +222,52 @@ _counts = select(message.c.mailbox_id, message.c.state, func.count().label("coun
     message.c.mailbox_id, message.c.state
 )
 _columns = [column for column in message.c if column.name != "body"]
-_page = select(*_columns).where(message.c.id < bindparam("before")).order_by(message.c.id.desc()).limit(200)
-_page_of_state = (
-    select(*_columns)
-    .where(message.c.id < bindparam("before"), message.c.state == bindparam("only"))
-    .order_by(message.c.id.desc())
-    .limit(200)
-)
+_EQUAL = {"state": message.c.state, "mailbox_id": message.c.mailbox_id, "device": message.c.device}
+_SEARCHED = (message.c.subject, message.c.sender, message.c.recipients)
+
+
+@cache
+def _page(given: frozenset[str]) -> Select[Any]:
+    """One statement for each set of conditions, so that each is compiled once."""
+    conditions = [column == bindparam(f"only_{name}") for name, column in _EQUAL.items() if name in given]
+    if "text" in given:
+        exact = [column == bindparam("exact") for column in (message.c.id, message.c.message_id)]
+        conditions.append(or_(*exact, *(column.ilike(bindparam("pattern"), escape="!") for column in _SEARCHED)))
+    newest_first = select(*_columns).where(message.c.id < bindparam("before"), *conditions)
+    return newest_first.order_by(message.c.id.desc()).limit(PAGE)
+
+
 _one = select(*_columns).where(message.c.id == bindparam("row_id"))
 _body = select(message.c.body).where(message.c.id == bindparam("row_id"))
 _with_pieces = select(message.c.id).where(message.c.pieces > literal(0))
-_NEWEST = "~"
+_hold = (
+    update(message)
+    .where(
+        message.c.id == bindparam("row_id"),
+        message.c.stage == literal(""),
+        one_of(message.c.state, (QUEUED, PARKED)),
+        message.c.held == literal(0),
+    )
+    .values(
+        state=PARKED,
+        held=1,
+        parked_at=case((message.c.state == literal(PARKED), message.c.parked_at), else_=bindparam("now")),
+        cause=bindparam("new_cause"),
+    )
+    .returning(message.c.id, message.c.message_id, message.c.mailbox_id, message.c.device)
+)
+_aged = (
+    select(message.c.id)
+    .where(
+        message.c.id < bindparam("older"),
+        message.c.state == bindparam("only"),
+        message.c.finished_at < bindparam("before"),
+    )
+    .order_by(message.c.id)
+    .limit(bindparam("at_most"))
+)
+"""By the key, which sorts by the time of acceptance: what is young is not walked through."""
+_prune = delete(message).where(message.c.id.in_(_aged)).returning(message.c.id, message.c.pieces)
 
 
 async def accept(tx: Transaction, new: NewMessage, now: float, deadline_at: float) -> None:
@@ -370,11 +435,32 @@ async def counts(tx: Transaction) -> dict[str, dict[str, int]]:
     return result
 
 
-async def page(tx: Transaction, *, before: str = _NEWEST, state: str = "") -> list[Summary]:
-    """Newest first, at most 200; `before` is the id of the last one of the page before."""
-    if state:
-        return [_summary(row) for row in await tx.all(_page_of_state, before=before, only=state)]
-    return [_summary(row) for row in await tx.all(_page, before=before)]
+async def page(tx: Transaction, *, before: str = _NEWEST, wanted: Wanted = EVERY) -> list[Summary]:
+    """Newest first, at most PAGE; `before` is the id of the last one of the page before."""
+    given = {name: value for name, value in asdict(wanted).items() if value}
+    parameters = {f"only_{name}": value for name, value in given.items() if name in _EQUAL}
+    if wanted.text:
+        parameters |= {"exact": wanted.text, "pattern": f"%{_escaped(wanted.text)}%"}
+    return [_summary(row) for row in await tx.all(_page(frozenset(given)), before=before, **parameters)]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+
+
+async def hold(tx: Transaction, queue_id: str, now: float) -> bool:
+    """Park a message until a person lets it go on; False where it is being handed over, or is over."""
+    row = await tx.one(_hold, row_id=queue_id, now=now, new_cause=HELD)
+    if row is not None:
+        await _lines(tx, now, "parked", row["mailbox_id"], [row], HELD)
+    return row is not None
+
+
+async def prune(tx: Transaction, state: MessageState, before: float, at_most: int) -> list[tuple[str, int]]:
+    """Forget messages that ended before a time: the ids of those, with the number of their pieces."""
+    older = first_message_id(before)
+    rows = await tx.all(_prune, older=older, only=str(state), before=before, at_most=at_most)
+    return [(row["id"], row["pieces"]) for row in rows]
 
 
 async def one(tx: Transaction, queue_id: str) -> Summary | None:
@@ -464,6 +550,7 @@ def _summary(row: Row) -> Summary:
         next_at=row["next_at"],
         finished_at=row["finished_at"],
         parked_at=row["parked_at"],
+        held=bool(row["held"]),
         attempts=row["attempts"],
         answer=row["answer"],
         cause=row["cause"],

@@ -218,6 +218,7 @@ message = Table(
     _time("deadline_at"),
     _time("finished_at"),
     _time("parked_at"),
+    _number("held"),
     _number("attempts"),
     _text("answer"),
     _text("cause"),
@@ -225,7 +226,9 @@ message = Table(
     _number("claim_epoch"),
     Index("message_due", "state", "mailbox_id", "next_at"),
 )
-"""Queued mail, and what became of it. `recipients` is JSON: [address, state, answer] each."""
+"""Queued mail, and what became of it. `recipients` is JSON: [address, state, answer] each.
+
+`held`: parked by a person, so that no token lets it go."""
 
 piece = Table(
     "piece",

@@ -201,6 +201,7 @@ SENTENCES = (
     N_("The sign-in server gave no answer: {what}."),
     N_("There is no {protocol} server for {address}."),
     N_("the provider cannot take this message"),
+    N_("parked by a person"),
     N_("the connection was lost after the end of the message"),
     N_("the gateway stopped while handing over"),
     N_("What was stored of this sign-in cannot be read."),

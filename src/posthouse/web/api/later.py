@@ -17,7 +17,6 @@ MANAGE = (
     ("PATCH", "/mailboxes/{id}"),
     ("DELETE", "/mailboxes/{id}"),
     ("POST", "/doctor"),
-    ("POST", "/messages/{id}/park"),
     *(("POST", f"/{kind}") for kind in KINDS),
     *((method, f"/{kind}/{{id}}") for kind in KINDS for method in ("PATCH", "DELETE")),
 )

@@ -27,24 +27,27 @@ async def read_journal(
     message: Annotated[
         str, Query(max_length=998, pattern=r"^[^\x00-\x1f\x7f]*$", description="Id or Message-ID.")
     ] = "",
+    mailbox: Annotated[str, Query(max_length=254, description="Id or address.")] = "",
+    device: Annotated[str, Query(max_length=254, description="Name.")] = "",
     cursor: Number = NEWEST,
     limit: Limit = 100,
 ) -> shapes.Page[shapes.JournalLine]:
     """Newest first; for one message, by id or Message-ID, all of it and oldest first."""
+    only = {"mailbox_id": caller.mailbox(mailbox).id if mailbox else "", "device": device}
     if message:
         lines = await caller.parts.store.database.read(lambda tx: journal.of_message(tx, message))
         return shapes.Page(items=[shapes.journal_line(line) for line in lines if caller.sees_id(line.mailbox_id)])
-    found, position = await _latest(caller, cursor, limit)
+    found, position = await _latest(caller, cursor, limit, only)
     items, more = shapes.cut(found, limit)
     next_ = items[-1].id if more else position
     return shapes.Page(items=[shapes.journal_line(line) for line in items], next=None if next_ is None else str(next_))
 
 
-async def _latest(caller: Caller, before: int, limit: int) -> tuple[list[Line], int | None]:
+async def _latest(caller: Caller, before: int, limit: int, only: dict[str, str]) -> tuple[list[Line], int | None]:
     """The lines that the caller may see, a few more than `limit`, and where to go on; None at the end."""
     found: list[Line] = []
     for _ in range(LOOKED_AT):
-        page = await _page(caller, before)
+        page = await _page(caller, before, only)
         found += [line for line in page if caller.sees_id(line.mailbox_id)]
         if len(page) < journal.PAGE:
             return found, None
@@ -54,8 +57,8 @@ async def _latest(caller: Caller, before: int, limit: int) -> tuple[list[Line], 
     return found, before
 
 
-async def _page(caller: Caller, before: int) -> list[Line]:
-    return await caller.parts.store.database.read(lambda tx: journal.latest(tx, before))
+async def _page(caller: Caller, before: int, only: dict[str, str]) -> list[Line]:
+    return await caller.parts.store.database.read(lambda tx: journal.latest(tx, before, **only))
 
 
 @routes.get("/events")

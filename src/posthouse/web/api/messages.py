@@ -17,7 +17,7 @@ from posthouse.services import intake
 from posthouse.services.composing import Attachment, Letter, address_of, compose
 from posthouse.services.intake import Intake, Posting
 from posthouse.store import messages
-from posthouse.store.messages import Summary
+from posthouse.store.messages import Summary, Wanted
 from posthouse.web.api import shapes
 from posthouse.web.api.callers import Caller, Manager, Reader, Sender
 from posthouse.web.api.problems import Conflict, not_found
@@ -169,17 +169,21 @@ async def listed(
     caller: Reader,
     state: Annotated[Literal["", "queued", "parked", "sent", "failed"], Query()] = "",
     mailbox: Annotated[str, Query(max_length=254, description="Id or address.")] = "",
+    device: Annotated[str, Query(max_length=254, description="Name.")] = "",
+    search: Annotated[
+        str, Query(max_length=998, description="Part of subject, sender or recipients; or an id, or a Message-ID.")
+    ] = "",
     cursor: Cursor = "",
     limit: Limit = 50,
 ) -> shapes.Page[shapes.Message]:
     """Newest first."""
-    only = caller.mailbox(mailbox).id if mailbox else ""
+    wanted = Wanted(state, caller.mailbox(mailbox).id if mailbox else "", device, search)
     found: list[Summary] = []
     position, more = cursor or "~", True
     for _ in range(LOOKED_AT):
-        page = await _store_page(caller, position, state)
-        found += [one for one in page if caller.sees_id(one.mailbox_id) and only in ("", one.mailbox_id)]
-        more = len(page) == STORE_PAGE
+        page = await _store_page(caller, position, wanted)
+        found += [one for one in page if caller.sees_id(one.mailbox_id)]
+        more = len(page) == messages.PAGE
         if not more or len(found) > limit:
             break
         position = page[-1].id
@@ -188,11 +192,8 @@ async def listed(
     return shapes.Page(items=[shapes.message(one) for one in items], next=next_)
 
 
-STORE_PAGE = 200
-
-
-async def _store_page(caller: Caller, before: str, state: str) -> list[Summary]:
-    return await caller.parts.store.database.read(lambda tx: messages.page(tx, before=before, state=state))
+async def _store_page(caller: Caller, before: str, wanted: Wanted) -> list[Summary]:
+    return await caller.parts.store.database.read(lambda tx: messages.page(tx, before=before, wanted=wanted))
 
 
 async def _one(caller: Caller, name: str) -> Summary:
@@ -211,6 +212,17 @@ async def one(caller: Reader, name: Name) -> shapes.Message:
 async def retry(caller: Manager, name: Name) -> shapes.Message:
     """Try again now, also what had failed. 409 for a message that was sent or is just being handed over."""
     return await _again(caller, await _one(caller, name))
+
+
+@routes.post("/messages/{id}/park")
+async def park(caller: Manager, name: Name) -> shapes.Message:
+    """Keep a message back until it is released, whatever its token does. 409 for one that is over or under way."""
+    found = await _one(caller, name)
+    parts = caller.parts
+    now = parts.clock()
+    if not await parts.store.database.write(lambda tx: messages.hold(tx, found.id, now)) and not found.held:
+        raise Conflict(Problem("message.busy", f"The message cannot be parked: {_doing(found)}."))
+    return shapes.message(await _one(caller, found.id))
 
 
 @routes.post("/messages/{id}/release")

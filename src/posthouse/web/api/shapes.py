@@ -151,6 +151,7 @@ class Message(BaseModel):
     next_at: datetime | None
     finished_at: datetime | None
     parked_at: datetime | None
+    held: bool = Field(description="Parked by a person: no token lets it go.")
 
 
 class JournalLine(BaseModel):
@@ -356,6 +357,7 @@ def message(found: Summary) -> Message:
         next_at=moment(found.next_at),
         finished_at=moment(found.finished_at),
         parked_at=moment(found.parked_at),
+        held=found.held,
     )
 
 

@@ -1,20 +1,21 @@
 """Queued mail and what became of it."""
 
 from http import HTTPStatus
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from posthouse.model.message import DEADLINE, MessageState
 from posthouse.store import journal, messages
-from posthouse.store.messages import Summary
+from posthouse.store.messages import Summary, Wanted
 from posthouse.web.rendering import look, page
 from posthouse.web.visits import N_, QueueWriter, Reader, Visit
 
-PAGE = 200
 SAID = {
     "again": N_("Another attempt was asked for."),
     "busy": N_("The message is being handed over at this moment. Try again in a while."),
+    "parked": N_("The message is kept back until somebody releases it."),
     "removed": N_("The message was removed."),
 }
 STATES = tuple(str(state) for state in MessageState)
@@ -22,22 +23,33 @@ routes = APIRouter()
 
 
 @routes.get("/outbox")
-async def listed(visit: Reader, state: str = "", before: str = "~", said: str = "") -> Response:
-    only = state if state in STATES else ""
+async def listed(
+    visit: Reader, state: str = "", mailbox: str = "", search: str = "", before: str = "~", said: str = ""
+) -> Response:
     seen = await look(visit)
-    found = await visit.parts.store.database.read(lambda tx: messages.page(tx, before=before, state=only))
+    names = {view.mailbox.id: view.mailbox.address for view in seen.mailboxes}
+    wanted = Wanted(state if state in STATES else "", mailbox if mailbox in names else "", text=search.strip()[:998])
+    found = await visit.parts.store.database.read(lambda tx: messages.page(tx, before=before, wanted=wanted))
+    kept = {"mailbox": wanted.mailbox_id, "search": wanted.text}
     return await page(
         visit,
         "outbox.html",
         seen=seen,
         messages=found,
-        state=only,
+        wanted=wanted,
         states=STATES,
         counts={name: seen.queue.get(name, 0) for name in STATES},
-        names={view.mailbox.id: view.mailbox.address for view in seen.mailboxes},
-        older=found[-1].id if len(found) == PAGE else "",
+        names=names,
+        links={name: _link(state=name, **kept) for name in ("", *STATES)},
+        here=_link(state=wanted.state, **kept) if before == "~" else "",
+        older=_link(state=wanted.state, **kept, before=found[-1].id) if len(found) == messages.PAGE else "",
         said=visit.says(SAID[said]) if said in SAID else "",
     )
+
+
+def _link(**filters: str) -> str:
+    query = urlencode({name: value for name, value in filters.items() if value})
+    return f"/outbox?{query}" if query else "/outbox"
 
 
 @routes.get("/outbox/{message_id}")
@@ -69,6 +81,13 @@ async def retry(visit: QueueWriter, message_id: str) -> Response:
     if done:
         visit.parts.dispatcher.accepted(found.mailbox_id)
     return RedirectResponse(f"/outbox/{message_id}?said={'again' if done else 'busy'}", HTTPStatus.SEE_OTHER)
+
+
+@routes.post("/outbox/{message_id}/park")
+async def park(visit: QueueWriter, message_id: str) -> Response:
+    found = await message_of(visit, message_id)
+    done = await visit.parts.store.database.write(lambda tx: messages.hold(tx, message_id, visit.now)) or found.held
+    return RedirectResponse(f"/outbox/{message_id}?said={'parked' if done else 'busy'}", HTTPStatus.SEE_OTHER)
 
 
 @routes.get("/outbox/{message_id}/remove")

@@ -168,6 +168,7 @@ def upgrade() -> None:
         sa.Column("deadline_at", sa.Double(), server_default="0", nullable=False),
         sa.Column("finished_at", sa.Double(), server_default="0", nullable=False),
         sa.Column("parked_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("held", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("attempts", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("answer", sa.Text(), server_default="", nullable=False),
         sa.Column("cause", sa.Text(), server_default="", nullable=False),
