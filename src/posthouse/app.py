@@ -125,11 +125,13 @@ class Gateway:
         """Page and API on their port and on the control socket."""
         from posthouse.web.serving import WebServer
 
-        control = _control_socket(self.settings.data)
+        submit = _file_socket(self.settings.submit, 0o666) if self.settings.submit else None
+        control = _file_socket(self.settings.data / "control.sock", 0o600)
         app = await asyncio.to_thread(lambda: self.web)
         self._servers = [
             WebServer.on_tcp(app, self._web_socket(), self._web_files()),
             WebServer.on_control(app, control),
+            *([WebServer.on_submit(app, submit)] if submit else []),
         ]
         for server in self._servers:
             await server.start()
@@ -170,7 +172,9 @@ class Gateway:
         if self._tasks:
             with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
                 await self.parts.store.database.write(lambda tx: leases.leave(tx, self.parts.dispatcher.node_id))
-        (self.settings.data / "control.sock").unlink(missing_ok=True) if self._servers else None
+        if self._servers:
+            for path in (self.settings.data / "control.sock", self.settings.submit):
+                path.unlink(missing_ok=True) if path else None
         await self._http.close()
         self.parts.logins.close()
         await self.parts.store.close()
@@ -335,18 +339,18 @@ def _port_problem(place: ListenAt, cause: OSError) -> Exception:
     )
 
 
-def _control_socket(data: Path) -> socket.socket:
-    """Only the same user can open it: the directory and the socket are closed to everybody else."""
-    path = data / "control.sock"
-    path.unlink(missing_ok=True)
+def _file_socket(path: Path, mode: int) -> socket.socket:
+    """A place to listen at in the file system, for whom `mode` and the directories above let. Raises ProblemError."""
     listening = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
+    before = os.umask(0o777 & ~mode)
     try:
+        if path.is_socket():
+            path.unlink()
         listening.bind(str(path))
     except OSError as cause:
-        raise problem(
-            "control.impossible", f"Cannot make {path}: {cause.strerror or cause}.", "Choose a shorter data directory."
-        ) from None
+        listening.close()
+        hint = "Choose a shorter path, in a directory that the gateway may write to."
+        raise problem("socket.impossible", f"Cannot make {path}: {cause.strerror or cause}.", hint) from None
     finally:
         os.umask(before)
     listening.setblocking(False)

@@ -21,7 +21,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SECURITIES = ("tls", "starttls", "plain")
 _OVERRIDES = {
     "": ("external_url", "data", "database", "administrator", "trusted_proxies", "log_level"),
-    "listen": ("web", "smtp", "imap", "pop3"),
+    "listen": ("web", "smtp", "imap", "pop3", "submit"),
     "tls": ("certificate", "key"),
     "notices": ("mailbox", "webhook"),
     "retention": ("sent", "failed", "journal"),
@@ -71,6 +71,7 @@ class Settings:
     smtp: tuple[ListenAt, ...] = (ListenAt("127.0.0.1", 1587),)
     imap: tuple[ListenAt, ...] = (ListenAt("127.0.0.1", 1993),)
     pop3: tuple[ListenAt, ...] = (ListenAt("127.0.0.1", 1995),)
+    submit: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
     notices_mailbox: str = ""
@@ -136,6 +137,7 @@ def _read(reading: "_Reading", path: Path | None, environment: Mapping[str, str]
         smtp=listen.places("smtp", (ListenAt("127.0.0.1", 1587),)),
         imap=listen.places("imap", (ListenAt("127.0.0.1", 1993),)),
         pop3=listen.places("pop3", (ListenAt("127.0.0.1", 1995),)),
+        submit=Path(listen.text("submit")) if listen.text("submit") else None,
         certificate=tls.path("certificate"),
         key=tls.path("key"),
         notices_mailbox=_address(notices, "mailbox"),

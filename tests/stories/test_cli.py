@@ -16,6 +16,8 @@ import httpx2
 import pytest
 
 from posthouse.app import gateway
+from posthouse.cli.connection import SocketApi
+from posthouse.problems import ProblemError
 from posthouse.settings import read_settings
 from tests.support.boxes import ALICE, BOB, Box, box
 from tests.support.processes import free_ports, private_directory
@@ -280,6 +282,54 @@ async def test_mail_is_removed_only_with_a_yes(serving: Shell) -> None:
     assert (await serving.run("queue", "remove", waiting["id"], "--yes")).status == 0
     assert (await serving.run("queue", "list", "--all", "--json")).data == []
     assert (await serving.run("queue", "show", waiting["id"])).status == 64
+
+
+@pytest.fixture
+async def submitting(shell: Shell) -> AsyncIterator[Shell]:
+    """A gateway with a socket for handing in, beside its data directory."""
+    config = shell.place / "posthouse.toml"
+    config.write_text(config.read_text().replace("[listen]", f'[listen]\nsubmit = "{shell.place}/submit.sock"'))
+    async with gateway(read_settings(config, {}), create=True) as running:
+        await running.start_web()
+        assert (await shell.run("apply", "mail.toml")).status == 0
+        yield shell
+    assert not (shell.place / "submit.sock").exists()
+
+
+async def test_whoever_may_open_the_submit_socket_hands_mail_in_and_can_do_nothing_else(submitting: Shell) -> None:
+    path = submitting.place / "submit.sock"
+    assert path.stat().st_mode & 0o777 == 0o666
+    elsewhere = ("--config", "/nonexistent/posthouse.toml", "--socket", str(path))
+    assert (await submitting.run("send", "--mailbox", ALICE, BOB, text=b"Subject: one\n\nx\n")).status == 0
+    assert (await submitting.run("send", *elsewhere, "--mailbox", ALICE, BOB, text=b"Subject: two\n\nx\n")).status == 0
+    waiting = (await submitting.run("queue", "list", "--json")).data
+    assert [(one["subject"], one["device"]) for one in waiting] == [("two", "send"), ("one", "send")]
+    answers = [
+        (await asyncio.to_thread(SocketApi(path).call, method, door, b"{}", {})).status
+        for method, door in (
+            ("GET", "/messages"),
+            ("GET", "/mailboxes"),
+            ("POST", "/commands/apply"),
+            ("GET", "/../.."),
+        )
+    ]
+    assert answers == [404] * 4
+
+
+async def test_without_a_gateway_at_the_socket_a_message_is_for_later(shell: Shell) -> None:
+    ended = await shell.run("send", "--socket", str(shell.place / "submit.sock"), BOB, text=b"x")
+    assert (ended.status, ended.err) == (75, f"No gateway listens at {shell.place}/submit.sock. Try again later.\n")
+
+
+async def test_a_file_in_the_place_of_the_submit_socket_is_not_removed(shell: Shell) -> None:
+    precious = shell.place / "precious"
+    precious.write_text("do not delete")
+    config = shell.place / "posthouse.toml"
+    config.write_text(config.read_text().replace("[listen]", f'[listen]\nsubmit = "{precious}"'))
+    async with gateway(read_settings(config, {}), create=True) as running:
+        with pytest.raises(ProblemError, match="Cannot make"):
+            await running.start_web()
+    assert precious.read_text() == "do not delete"
 
 
 @pytest.mark.parametrize(

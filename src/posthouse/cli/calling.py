@@ -1,17 +1,18 @@
 """What every command over the API has in common: its options, the connection, and how things are shown."""
 
+import contextlib
 import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from posthouse.cli.connection import Api, connect
+from posthouse.cli.connection import Api, SocketApi, answers, connect
 from posthouse.cli.options import common
 
 
@@ -38,15 +39,28 @@ def calling(*, create: bool = False) -> Callable[[Callable[..., Any]], Callable[
         @click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API answers it.")
         @functools.wraps(command)
         def run(config: Path | None, debug: bool, as_json: bool, **words: Any) -> Any:
-            from posthouse.settings import read_settings
-
-            settings = read_settings(config, os.environ)
-            with connect(settings, create=create, debug=debug) as api:
+            with reached(config, create=create, debug=debug) as api:
                 return command(Call(api, as_json), **words)
 
         return run
 
     return decorate
+
+
+@contextlib.contextmanager
+def reached(config: Path | None, *, create: bool = False, debug: bool = False, submit: bool = False) -> Iterator[Api]:
+    """The API as the configuration says where it is; with `submit`, by the socket for handing in, where there is one.
+
+    Raises ProblemError.
+    """
+    from posthouse.settings import read_settings
+
+    settings = read_settings(config, os.environ)
+    if submit and settings.submit is not None and answers(settings.submit):
+        yield SocketApi(settings.submit)
+        return
+    with connect(settings, create=create, debug=debug) as api:
+        yield api
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:

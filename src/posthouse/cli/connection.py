@@ -138,14 +138,15 @@ def connect(settings: "Settings", *, create: bool = False, debug: bool = False) 
             status=64,
         )
     path = settings.data / "control.sock"
-    if _answers(path):
+    if answers(path):
         yield SocketApi(path)
         return
     with _in_process(settings, path, create=create, debug=debug) as api:
         yield api
 
 
-def _answers(path: Path) -> bool:
+def answers(path: Path) -> bool:
+    """Whether a gateway listens there. Raises ProblemError where that cannot be found out."""
     try:
         _open(path).close()
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
@@ -247,7 +248,7 @@ def _take(runner: "asyncio.Runner", settings: "Settings", path: Path, *, create:
         except ProblemError as error:
             if error.problems[0].id != "data.in-use" or time.monotonic() > give_up:
                 raise
-        if _answers(path):
+        if answers(path):
             return None
         time.sleep(0.1)
 

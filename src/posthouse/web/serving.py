@@ -50,6 +50,13 @@ class WebServer:
 
         return cls(trusted(app), listening)
 
+    @classmethod
+    def on_submit(cls, app: Any, listening: socket.socket) -> "WebServer":
+        """Whoever can open this socket may hand mail in."""
+        from posthouse.web.api.control import submit_only
+
+        return cls(submit_only(app), listening)
+
     async def start(self) -> None:
         """Returns when requests are answered."""
         self._task = asyncio.create_task(self._server.serve(sockets=[self._listening]))

@@ -12,7 +12,7 @@ from posthouse.model.mailbox import Mailbox
 from posthouse.store import people
 from posthouse.store.people import ApiKey
 from posthouse.store.sealing import fingerprint
-from posthouse.web.api.control import is_trusted
+from posthouse.web.api.control import is_submitter, is_trusted
 from posthouse.web.api.problems import not_found
 from posthouse.web.parts import Parts
 
@@ -58,6 +58,8 @@ async def _caller(request: Request, given: Annotated[HTTPAuthorizationCredential
     await parts.directory.refresh()
     if is_trusted(request.scope):
         return Caller(parts, "control")
+    if is_submitter(request.scope):
+        return Caller(parts, "send", frozenset({"send"}))
     found = await find_key(parts, given.credentials) if given else None
     if found is None:
         challenge = {"WWW-Authenticate": 'Bearer realm="posthouse"'}
