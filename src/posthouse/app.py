@@ -119,6 +119,7 @@ class Gateway:
         while True:
             with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
                 await self.parts.authorise.giving_back.sweep()
+                await self.parts.authorise.forget_ended()
             await asyncio.sleep(SWEEP)
 
     async def start_web(self) -> None:

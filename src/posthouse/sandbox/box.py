@@ -202,6 +202,7 @@ def _rules(settings: SandboxSettings) -> Rules:
         settings.device_lifetime,
         settings.device_interval,
         settings.consent_lifetime,
+        settings.revoke_all,
     )
 
 

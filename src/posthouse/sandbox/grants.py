@@ -41,6 +41,7 @@ class Rules:
     device_lifetime: float = 900.0
     device_interval: int = 1
     consent_lifetime: float = 0.0
+    revoke_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +240,16 @@ class Ledger:
         """End the grant of a refresh token, or one access token (RFC 7009); the unknown has ended."""
         grant, _ = self._read(token)
         if grant is not None and grant.consent.client == client:
-            self._end({grant.id}, "revoked by the client")
+            self._end(self._ended_with(grant), "revoked by the client")
         access = self._access.get(token)
         if access is not None and access.consent.client == client:
             del self._access[token]
+
+    def _ended_with(self, grant: Grant) -> set[str]:
+        if not self.rules.revoke_all:
+            return {grant.id}
+        whose = (grant.consent.client, grant.consent.person)
+        return {known.id for known in self.grants.values() if (known.consent.client, known.consent.person) == whose}
 
     def revoke_person(self, person: str = "") -> int:
         """End all grants of a person, or of everybody; how many there were."""

@@ -63,6 +63,7 @@ class SandboxSettings:
 
     `rotate`: each refresh gives a new refresh token and ends the old one; `punish_reuse`: an ended one that
     comes back revokes the whole grant; `old_tokens_serve`: ended ones go on working, as at Microsoft.
+    `revoke_all`: a token given back ends every grant of its person to that client, as at Google.
     `consent_lifetime`: refresh tokens end so long after the consent, and answers say so; 0: they never end.
     `connections` is for sending, `reading_connections` for IMAP, both for each mailbox.
     `openid`: identity tokens are issued. `challenge`: a refused OAuth login gets the JSON challenge first,
@@ -91,6 +92,7 @@ class SandboxSettings:
     rotate: bool = True
     punish_reuse: bool = True
     old_tokens_serve: bool = False
+    revoke_all: bool = False
     openid: bool = True
     challenge: bool = True
     mechanisms: tuple[str, ...] = ("XOAUTH2", "OAUTHBEARER")

@@ -20,6 +20,8 @@ from posthouse.oauth.answer import read_token_answer
 from posthouse.oauth.identity import (
     Identity,
     Mismatch,
+    Person,
+    Pin,
     Same,
     Untrusted,
     identity_from_introspection,
@@ -47,6 +49,7 @@ from posthouse.store import authorisations, tokens
 from posthouse.store.authorisations import Authorisation
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.ids import new_id
+from posthouse.store.leaving import Leaving
 from posthouse.store.opening import Store
 from posthouse.store.sealing import Unsealable, fingerprint
 
@@ -58,6 +61,8 @@ PROVING_LIFE = 86_400.0
 """Seconds a grant that could not be proved yet is kept."""
 TURN = 60.0
 """Seconds for which whoever looks after an attempt has it to itself; after a crash another one goes on then."""
+ENDED_LIFE = 90 * 86_400.0
+"""Seconds an attempt can be looked up after it was begun."""
 PROOF_TIME = 45.0
 PROOFS_AT_ONCE = 4
 LOOK_AFTER = 1.0
@@ -75,6 +80,10 @@ Proofs = Mapping[str, Sequence[Proof]]
 
 class _Overtaken(Exception):
     """Somebody else has changed it meanwhile: undoes the transaction."""
+
+
+class _TooLate(Exception):
+    """A later consent has proved itself before this one: undoes the transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,7 +458,9 @@ class Authorise:
         app_only_for = await self._account_of(found) if found.method == "app" else ""
         grant = _new_grant(found, registration, outcome, self.clock(), app_only_for)
         if not await self._store_pending(found, grant, outcome, nonce):
-            await self.giving_back.revoke(registration.app.id, [grant])
+            app_id = registration.app.id
+            forgotten = await self.store.database.write(lambda tx: self.giving_back.forget(tx, app_id, [grant]))
+            await self.giving_back.revoke(forgotten)
             return await self._end(found, "refused", "gone", "The mailbox or its token was removed meanwhile.")
         return await self._judge(await self._reload(found))
 
@@ -582,11 +593,11 @@ class Authorise:
             return await self._end(found, "refused", "id_token_not_trusted", f"Not accepted: {identity.why}.")
         known = None if isinstance(identity, Unreachable) else identity
         person = same_person(mailbox.expected_names, known, token.pinned)
+        name, pin = known.names[0] if known and known.names else "", _pin_of(person, known)
+        await self.store.database.write(lambda tx: tokens.identify(tx, grant.id, pin[0], pin[1], name))
         if isinstance(person, Mismatch):
             sentence = f"{person.got} signed in, expected was {person.expected}."
             return await self._end(found, "refused", "wrong_person", sentence)
-        name, pin = known.names[0] if known and known.names else "", person.pin or ("", "")
-        await self.store.database.write(lambda tx: tokens.identify(tx, grant.id, pin[0], pin[1], name))
         if isinstance(person, Same):
             return await self._advance(found, "proving", reason="", detail="")
         sentence = "The provider does not say who signed in: confirm that it was the right person."
@@ -679,18 +690,28 @@ class Authorise:
             current = await authorisations.get(tx, self.store.sealer, found.id)
             if token is None or held is None or current is None or not await _done(tx, current):
                 raise _Overtaken
+            if token.state is TokenState.ACQUIRED and await tokens.is_newer(tx, token.serving_grant, held.obtained_at):
+                raise _TooLate
             pinned = (held.issuer, held.subject) if held.subject else token.pinned
             pending = None if token.pending_grant == grant.id else token.pending_grant
             await tokens.point(tx, token, serving=grant.id, pending=pending, pinned=pinned)
             await tokens.set_state(tx, token.id, TokenState.ACQUIRED, now, again=True)
             await switching.finish_all(tx, token.id, {of for of, made in proofs.items() if _works(made)}, now)
 
-        with contextlib.suppress(_Overtaken):
+        try:
             await self.store.database.write(work)
             log.info("token acquired", token=found.token_id, method=found.method)
+        except _TooLate:
+            return await self._end(found, "refused", "overtaken", "A later sign-in serves already.")
+        except _Overtaken:
+            pass
         return await self._reload(found)
 
     # Ending
+
+    async def forget_ended(self) -> int:
+        """Attempts that ended long ago are not kept for ever; how many went."""
+        return await self.store.database.write(lambda tx: authorisations.forget(tx, self.clock() - ENDED_LIFE))
 
     async def delete_token(self, token_id: str) -> bool:
         """As `GivingBack.delete_token`."""
@@ -711,22 +732,22 @@ class Authorise:
         """Over; what was consented to in it is forgotten and given back. Nothing where it has changed meanwhile."""
         now = self.clock()
 
-        async def work(tx: Transaction) -> tuple[str, list[Grant]]:
+        async def work(tx: Transaction) -> list[Leaving]:
             token = await tokens.get_for_change(tx, found.token_id)
             if not await authorisations.advance(tx, found, state, reason=reason, detail=detail, poll_at=0.0):
                 raise _Overtaken
             taken = await tokens.take_grant(tx, self.store.sealer, found.grant_id) if found.grant_id else None
             if token is None:
-                return "", []
+                return []
             if found.grant_id and token.pending_grant == found.grant_id:
                 await tokens.point(tx, token, serving=token.serving_grant, pending=None, pinned=token.pinned)
             if token.state is TokenState.WAITING and not await authorisations.waits(tx, token.id, now):
                 await tokens.set_state(tx, token.id, TokenState.NOT_ACQUIRED, now, reason, detail)
-            return token.app_id, [taken] if taken else []
+            return await self.giving_back.forget(tx, token.app_id, [taken] if taken else [])
 
         with contextlib.suppress(_Overtaken):
-            app_id, taken = await self.store.database.write(work)
-            await self.giving_back.revoke(app_id, taken)
+            forgotten = await self.store.database.write(work)
+            await self.giving_back.revoke(forgotten)
             log.info("authorisation ended", authorisation=found.id, state=state, reason=reason)
         return await self._reload(found)
 
@@ -768,6 +789,12 @@ def _not_ours(found: Authorisation, answer: code.NotOurs) -> ProblemError:
 
 async def _done(tx: Transaction, current: Authorisation) -> bool:
     return await authorisations.advance(tx, current, "done", reason="", detail="", poll_at=0.0)
+
+
+def _pin_of(person: Person, known: Identity | None) -> Pin:
+    """Who gave a consent, the wrong person too: whether it may be given back hangs on it."""
+    pin = (known.pin if known else None) if isinstance(person, Mismatch) else person.pin
+    return pin or ("", "")
 
 
 def _works(proofs: Sequence[Proof]) -> bool:

@@ -12,7 +12,7 @@ from posthouse.oauth.endpoints import Endpoints, completed, discovery_requests, 
 from posthouse.oauth.identity import read_keys
 from posthouse.oauth.jwt_bearer import ServiceAccount
 from posthouse.oauth.message import Answer, Request, get
-from posthouse.oauth.revoke import read_revoke, revoke
+from posthouse.oauth.revoke import Revoked, read_revoke, revoke
 from posthouse.providers.provider import Provider
 from posthouse.secret import Secret
 from posthouse.services.clock import Clock, as_datetime
@@ -106,13 +106,13 @@ class SignIn:
         self._keys[url] = (self._clock() + KEEP, keys)
         return keys
 
-    async def revoke(self, registration: Registration, token: Secret) -> bool:
-        """Give a refresh token back; True when the provider has taken it."""
+    async def revoke(self, registration: Registration, token: Secret) -> Revoked | Refused | Unreachable | None:
+        """Give a refresh token back; None where the provider has no door for it. Raises ProblemError."""
         request = revoke(registration.endpoints, registration.client, token, as_datetime(self._clock()))
         if request is None:
-            return False
+            return None
         answer = await self.ask(request, registration.provider)
-        return not isinstance(answer, Unreachable) and not isinstance(read_revoke(answer), Refused | Unreachable)
+        return answer if isinstance(answer, Unreachable) else read_revoke(answer)
 
     async def json(self, request: Request, registration: Registration) -> dict[str, Any] | Refused | Unreachable:
         answer = await self.ask(request, registration.provider)

@@ -17,6 +17,7 @@ from posthouse.model.token import Grant, TokenState, pause_after_failures, refre
 from posthouse.oauth.answer import read_token_answer
 from posthouse.oauth.message import Request
 from posthouse.oauth.refresh import refresh
+from posthouse.oauth.revoke import Revoked
 from posthouse.problems import ProblemError
 from posthouse.providers.provider import Provider, scopes_for
 from posthouse.secret import Secret
@@ -314,7 +315,9 @@ class TokenKeeper:
             await self._load(grant.id)
         except NoToken as problem:
             token = granted.refresh_token or grant.refresh_token or granted.access_token
-            if not problem.temporary and not await self.sign_in.revoke(unsaved.registration, token):
+            if problem.temporary:
+                return
+            if not isinstance(await self.sign_in.revoke(unsaved.registration, token), Revoked):
                 log.warning("token not given back", token=grant.token_id)
 
     async def _refused(self, grant: Grant, refused: Refused, *, answer_was_lost: bool) -> NoToken:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, insert, literal, or_, select, update
+from sqlalchemy import and_, bindparam, delete, insert, literal, or_, select, update
 
 from posthouse.store.compiling import one_of
 from posthouse.store.database import Row, Transaction
@@ -130,6 +130,11 @@ _permit = (
         sealed=bindparam("new_sealed"),
         version=authorisation.c.version + 1,
     )
+)
+
+_forget = delete(authorisation).where(
+    and_(*(authorisation.c.state != literal(state) for state in OPEN)),
+    authorisation.c.created_at < bindparam("before"),
 )
 
 
@@ -260,6 +265,11 @@ async def permit(
             new_sealed=_seal(sealer, seen.id, secrets),
         )
     )
+
+
+async def forget(tx: Transaction, before: float) -> int:
+    """Attempts that have ended and were begun before that moment; how many."""
+    return await tx.run(_forget, before=before)
 
 
 def _seal(sealer: Sealer, row_id: str, secrets: dict[str, str]) -> bytes:

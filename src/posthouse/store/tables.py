@@ -145,6 +145,19 @@ grant = Table(
 """One consent. `serial` grows at each rotation and decides who may write an answer; `intent_*` is what was
 sent and not yet answered; `previous` is the former refresh token until the new one has worked once."""
 
+leaving_grant = Table(
+    "leaving_grant",
+    metadata,
+    _key(),
+    _text("app_id"),
+    _text("token_id"),
+    _text("issuer"),
+    _text("subject"),
+    _bytes("sealed"),
+    _time("since"),
+)
+"""Consents that are forgotten here and not given back at the provider yet."""
+
 setting = Table(
     "setting",
     metadata,

@@ -307,6 +307,12 @@ async def get_grant(tx: Transaction, sealer: Sealer, grant_id: str) -> Grant | N
     return _grant(row, sealer) if row else None
 
 
+async def is_newer(tx: Transaction, grant_id: str | None, obtained_at: float) -> bool:
+    """Whether a grant was consented to after that moment."""
+    row = await tx.one(_grant_by_id, row_id=grant_id or "")
+    return row is not None and row["obtained_at"] > obtained_at
+
+
 async def grants_of(tx: Transaction, sealer: Sealer, token_id: str) -> list[Grant]:
     return [_grant(row, sealer) for row in await tx.all(_grants_of_token, of_token=token_id)]
 

@@ -34,6 +34,7 @@ TOKEN_REASONS = {
     "id_token_not_trusted": N_("what the provider says about the person cannot be trusted"),
     "not_proved": N_("no mail server took the token"),
     "gone": N_("the mailbox or its token was removed meanwhile"),
+    "overtaken": N_("a later sign-in serves already"),
     "way_closed": N_("the provider has closed this way to sign in"),
     "person_not_verified": N_("the provider does not say who signed in"),
 }

@@ -148,6 +148,17 @@ def upgrade() -> None:
         sa.UniqueConstraint("address"),
     )
     op.create_table(
+        "leaving_grant",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("app_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("token_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("issuer", sa.Text(), server_default="", nullable=False),
+        sa.Column("subject", sa.Text(), server_default="", nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=True),
+        sa.Column("since", sa.Double(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
         "message",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("mailbox_id", sa.Text(), server_default="", nullable=False),
