@@ -9,6 +9,7 @@ from posthouse.oauth.code import parameters_of
 from posthouse.problems import ProblemError
 from posthouse.secret import Secret
 from posthouse.services.authorise import Redirect
+from tests.faults.liars import liar
 from tests.support.boxes import ALICE, BOB, PRINTER, SUPPORT, Box, box
 from tests.support.house import House, house
 
@@ -190,3 +191,16 @@ async def test_a_mailbox_with_a_token_goes_over_to_another_account_once_that_has
         after = await gateway.token(SUPPORT)
         assert (after.account, after.state) == (ALICE, "acquired")
         await gateway.until_message(await gateway.send(PRINTER, BOB, "From support"), "sent")
+
+
+async def test_a_token_is_shown_to_no_server_but_the_providers(tmp_path: Path) -> None:
+    """The server of the mailbox's password stays written down; the token that takes its place must not go there."""
+    async with box(tmp_path / "box") as provider, liar(None) as foreign:
+        password = f'[[mailbox]]\naddress = "{ALICE}"\npassword = "old"\nsmtp = "127.0.0.1:{foreign.port} plain"\n'
+        async with house(tmp_path / "data", password) as gateway:
+            await gateway.apply(provider.apply_file(ALICE))
+            assert (await gateway.by_device(ALICE, provider.approve_as(ALICE))).state == "done"
+            await gateway.parts.directory.refresh()
+            await gateway.until_message(await gateway.send(PRINTER, BOB, "By token"), "sent")
+            assert provider.subjects(BOB) == ["By token"]
+        assert [line for line in foreign.heard if line.startswith(b"AUTH")] == []

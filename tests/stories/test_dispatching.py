@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ssl
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,7 @@ class Careful:
     ahead: int = 0
     connections: int = 0
     taken: list[str] = field(default_factory=list)
+    users: list[str] = field(default_factory=list)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
     reached: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -46,6 +48,7 @@ class Careful:
         served, line = 0, await reader.readline()
         while line and served < self.patience:
             writer.write(_answer(line))
+            self.users += [b64decode(line.split()[2]).split(b"\0")[1].decode()] if line.startswith(b"AUTH") else []
             if line.startswith(b"DATA"):
                 line = await self._message(reader, writer)
                 served += 1
@@ -201,3 +204,24 @@ async def test_a_stored_message_that_cannot_be_read_is_tried_again_and_keeps_nob
         assert await gateway.lines(ids[1]) == ["accepted", "delayed"]
         assert (await gateway.message(ids[1])).stage is Stage.WAITING
         assert provider.taken == ["Page 0", "Page 2"]
+
+
+async def test_an_open_connection_is_not_used_for_another_account(tmp_path: Path, provider: Careful) -> None:
+    provider.opened.set()
+    provider.waits = 0.0
+    async with open_house(tmp_path / "data", provider) as gateway:
+        await gateway.until_message(await gateway.send(PRINTER, "bob@example.org", "Page 0"), "sent")
+        await gateway.apply(f'[[mailbox]]\naddress = "{ALICE}"\nsmtp_user = "office@example.com"')
+        await gateway.until_message(await gateway.send(PRINTER, "bob@example.org", "Page 1"), "sent")
+    assert provider.users == [ALICE, "office@example.com"]
+
+
+async def test_a_full_queue_goes_over_to_another_account_as_well(tmp_path: Path, provider: Careful) -> None:
+    async with open_house(tmp_path / "data", provider) as gateway:
+        ids = await queued(gateway, provider, 8)
+        await gateway.apply(f'[[mailbox]]\naddress = "{ALICE}"\nsmtp_user = "office@example.com"')
+        provider.opened.set()
+        for queue_id in ids:
+            await gateway.until_message(queue_id, "sent")
+        assert provider.taken == pages(8)
+        assert provider.users == [ALICE, "office@example.com"]

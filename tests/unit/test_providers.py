@@ -8,7 +8,7 @@ from posthouse.model.endpoint import Endpoint, parse_endpoint
 from posthouse.oauth.endpoints import endpoints_of
 from posthouse.problems import ProblemError
 from posthouse.providers.applied import from_apply
-from posthouse.providers.provider import PROTOCOLS, Provider, built_in, scopes_for, user_name
+from posthouse.providers.provider import PROTOCOLS, Provider, built_in, keeps_token, scopes_for, user_name
 from posthouse.providers.sizes import parse_size
 from posthouse.providers.urls import why_unusable
 
@@ -263,3 +263,25 @@ def test_what_is_no_size(value: object) -> None:
 )
 def test_which_sign_in_addresses_are_used(url: str, usable: bool) -> None:
     assert (why_unusable(url) == "") == usable
+
+
+@pytest.mark.parametrize(
+    ("server", "shown"),
+    [
+        ("smtp.gmail.com:587 starttls", True),
+        ("imap.gmail.com:465 tls", True),
+        ("smtp.gmail.com:587 plain", False),
+        ("smtp.gmail.com.example.net:587 tls", False),
+        ("mail.example.com:587 tls", False),
+        ("localhost:587 plain", False),
+    ],
+)
+def test_a_token_is_for_the_providers_servers_alone_and_never_in_the_clear(server: str, shown: bool) -> None:
+    assert keeps_token(built_in()["google"], parse_endpoint(server)) is shown
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_every_server_that_gets_tokens_is_reached_over_tls(name: str) -> None:
+    provider = built_in()[name]
+    servers = [server for protocol in PROTOCOLS if (server := provider.endpoint(protocol))]
+    assert all(keeps_token(provider, server) for server in servers)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from posthouse.model.endpoint import Endpoint, parse_endpoint
 from posthouse.problems import Problem, ProblemError
-from posthouse.providers.provider import PROTOCOLS, Limits, Provider, Scopes, built_in
+from posthouse.providers.provider import PROTOCOLS, Limits, Provider, Scopes, built_in, keeps_token
 from posthouse.providers.sizes import parse_size
 from posthouse.providers.urls import why_unusable
 
@@ -131,6 +131,11 @@ def _check_whole(provider: Provider, reading: _Reading) -> None:
         reading.complain("name", "name", "A provider needs a name.")
     if not any(provider.endpoint(protocol) for protocol in PROTOCOLS) and not reading.problems:
         reading.complain("servers", "smtp", "No mail server is named.", "Give smtp, imap or pop3.")
+    for protocol in PROTOCOLS if provider.has_oauth else ():
+        server = provider.endpoint(protocol)
+        if server is not None and not keeps_token(provider, server):
+            hint = "Write starttls or tls: whoever sees a token can use it."
+            reading.complain("clear", protocol, f"{server} would be sent tokens in the clear.", hint)
     if provider.issuer:
         return
     begins = provider.authorize_url or provider.device_url

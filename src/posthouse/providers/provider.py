@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from posthouse.model.endpoint import Endpoint, parse_endpoint
 from posthouse.providers.sizes import parse_size
+from posthouse.providers.urls import is_loopback
 
 Protocol = Literal["smtp", "imap", "pop3"]
 PROTOCOLS: tuple[Protocol, ...] = ("smtp", "imap", "pop3")
@@ -145,6 +146,15 @@ def scopes_for(
         listed = set(offered)
         wanted += [*provider.extra_scopes, *(scope for scope in provider.offered_scopes if scope in listed)]
     return tuple(dict.fromkeys(wanted))
+
+
+def keeps_token(provider: Provider, server: Endpoint) -> bool:
+    """Whether an access token may be shown to a mail server: one of the provider's own, and never in the clear.
+
+    What any other server is shown it could use at the provider itself (RFC 9700 section 4.9.1).
+    """
+    own = {known.host for protocol in PROTOCOLS if (known := provider.endpoint(protocol))}
+    return server.host in own and (server.tls != "plain" or is_loopback(server.host))
 
 
 def user_name(provider: Provider, protocol: Protocol, *, account: str, mailbox: str, app_only: bool = False) -> str:

@@ -6,9 +6,10 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+from posthouse.model.endpoint import parse_endpoint
 from posthouse.problems import Problem, ProblemError
 from posthouse.providers.applied import from_apply
-from posthouse.providers.provider import PROTOCOLS, Provider, built_in
+from posthouse.providers.provider import PROTOCOLS, Provider, built_in, keeps_token
 from posthouse.services.apply_credential import is_secret_id
 from posthouse.services.apply_file import Item, Wanted
 from posthouse.services.apply_stored import Stored, key_of, unflat
@@ -106,8 +107,7 @@ class _Checking:
         return f"Known: {', '.join(sorted(self.providers))}."
 
     def _mailbox(self, item: Item, values: dict[str, Any]) -> None:
-        app = values.get("app", "")
-        has_password = "password" in item.lines or self.stored.has_secret(item)
+        app, has_password = values.get("app", ""), self._has_password(item)
         if app and app not in self.final["app"]:
             self.complain("unknown-name", item, "app", f"There is no app {app}.", "Add an [[app]] with this name.")
             return
@@ -134,6 +134,19 @@ class _Checking:
                 hint = f'Give {protocol} = "HOST:PORT tls"' + (", or send = false." if protocol == "smtp" else ".")
                 self.complain("no-server", item, "receive" if protocol != "smtp" else "address",
                               f"{item.name} has no {protocol} server.", hint)  # fmt: skip
+            if provider is not None and protocol in item.values and not self._has_password(item):
+                self._own_server(item, protocol, provider)
+
+    def _has_password(self, item: Item) -> bool:
+        return "password" in item.lines or self.stored.has_secret(item)
+
+    def _own_server(self, item: Item, protocol: str, provider: Provider) -> None:
+        """A server that is none of the provider's would get a token that it could use there."""
+        server = parse_endpoint(item.values[protocol])
+        if not keeps_token(provider, server):
+            sentence = f"{server} is no server of {provider.title or provider.name} that a token may be sent to."
+            hint = f"Leave {protocol} out, or give the server to the provider, with TLS."
+            self.complain("foreign-server", item, protocol, sentence, hint)
 
     def _device(self, item: Item, values: dict[str, Any]) -> None:
         if not values.get("mailboxes") and "mailboxes" not in item.values and "mailboxes" in item.lines:

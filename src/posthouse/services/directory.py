@@ -17,7 +17,7 @@ from posthouse.oauth.credential import split_bundle
 from posthouse.oauth.jwt_bearer import ServiceAccount, read_service_account
 from posthouse.problems import ProblemError
 from posthouse.providers.applied import from_apply
-from posthouse.providers.provider import Provider, built_in, user_name
+from posthouse.providers.provider import Provider, built_in, keeps_token, user_name
 from posthouse.store import configuration
 from posthouse.store.configuration import Configuration, StoredApp
 from posthouse.store.opening import Store
@@ -67,10 +67,18 @@ class Snapshot:
         return self.providers.get(app.provider) if app else None
 
     def endpoint(self, mailbox: Mailbox, protocol: Protocol) -> Endpoint | None:
-        """The mailbox's own server for a protocol, else the provider's."""
-        own: str = getattr(mailbox.settings, protocol)
+        """The mailbox's own server for a protocol, else the provider's.
+
+        With a token, which is for the provider's servers alone, another server is not used: it is kept for a password.
+        """
+        written: str = getattr(mailbox.settings, protocol)
+        own = parse_endpoint(written) if written else None
+        if mailbox.app_id is None:
+            return own
         provider = self.provider_of(mailbox)
-        return parse_endpoint(own) if own else provider.endpoint(protocol) if provider else None
+        if provider is None:
+            return None
+        return own if own and keeps_token(provider, own) else provider.endpoint(protocol)
 
     def user(self, mailbox: Mailbox, protocol: Protocol, *, app_only: bool = False) -> str:
         """The name to log in with: the mailbox's own, else by the provider's rule (reference, section 6)."""

@@ -241,6 +241,7 @@ class _Worker:
         self._mailbox_id = mailbox_id
         self._lane = lane
         self._session: SmtpSession | None = None
+        self._opened_as: tuple[object, ...] = ()
         self._claims: deque[Claim] = deque()
         self._begun: Claim | None = None
         self._batch = BATCH_AT_FIRST
@@ -417,7 +418,7 @@ class _Worker:
         return envelope
 
     def _begin_next(self, session: SmtpSession) -> None:
-        if len(self._claims) < 2 or self._resting or not session.pipelining:
+        if len(self._claims) < 2 or self._resting or not session.pipelining or self._opened_as != self._identity():
             return
         if self._lane.bucket.wait(self._dispatcher.clock()) > 0:
             return
@@ -433,9 +434,10 @@ class _Worker:
 
     async def _ready_session(self) -> SmtpSession:
         """The open connection, or a new one. Raises NoToken, UpstreamFailed."""
-        if self._session is not None and self._session.usable:
+        if self._session is not None and self._session.usable and self._opened_as == self._identity():
             return self._session
         self._drop_session()
+        self._opened_as = self._identity()
         try:
             self._session = await self._new_session()
         except UpstreamFailed as failed:
@@ -443,6 +445,14 @@ class _Worker:
             raise
         await self._note(Proof("smtp", "proved"))
         return self._session
+
+    def _identity(self) -> tuple[object, ...]:
+        """Where and as whom the mailbox logs in by now: after a switch an open connection is the former account's."""
+        mailbox, snapshot = self._mailbox, self._dispatcher.directory.now
+        if mailbox is None:
+            return ()
+        where, user = snapshot.endpoint(mailbox, "smtp"), snapshot.user(mailbox, "smtp")
+        return mailbox.app_id, mailbox.account, mailbox.token_id, where, user
 
     async def _new_session(self) -> SmtpSession:
         """A refused access token is renewed once."""

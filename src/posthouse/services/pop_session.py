@@ -80,8 +80,7 @@ async def _start_tls(session: PopSession, endpoint: Endpoint, context: ssl.SSLCo
 
 async def _log_in(session: PopSession, endpoint: Endpoint, login: Login) -> None:
     engine = session.engine
-    engine.capa()
-    await session.succeed()
+    await _ask_capabilities(session)
     offered = engine.capabilities.get("SASL", ())
     mechanism = sasl.pick_mechanism(offered, login.mechanisms)
     if mechanism in ("XOAUTH2", "OAUTHBEARER"):
@@ -96,3 +95,13 @@ async def _log_in(session: PopSession, endpoint: Endpoint, login: Login) -> None
     except UpstreamFailed as failed:
         stage = "login" if failed.stage == "command" else failed.stage
         raise UpstreamFailed(stage, failed.text, challenge=failed.challenge) from None
+
+
+async def _ask_capabilities(session: PopSession) -> None:
+    """A server that does not know the command (RFC 2449 section 5) still takes a name and a password."""
+    session.engine.capa()
+    try:
+        await session.succeed()
+    except UpstreamFailed as failed:
+        if failed.stage != "command":
+            raise
