@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import re
 from base64 import b64decode, urlsafe_b64decode
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, quote_plus, urlsplit
 
@@ -42,7 +44,8 @@ from posthouse.oauth.refresh import refresh
 from posthouse.oauth.revoke import Revoked, read_revoke, revoke
 from posthouse.oauth.userinfo import read_userinfo, userinfo
 from posthouse.problems import ProblemError
-from posthouse.providers.provider import built_in
+from posthouse.providers.applied import from_apply
+from posthouse.providers.provider import built_in, callback_path
 from posthouse.secret import Secret
 
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
@@ -142,6 +145,28 @@ def test_a_description_is_read() -> None:
 def test_a_description_of_another_server_or_an_open_one_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ProblemError):
         read_discovery(said(DISCOVERED | changes), ISSUER)
+
+
+@pytest.mark.parametrize(
+    ("issuer", "url", "taken"),
+    [
+        (ISSUER, "http://localhost:8080/admin", False),
+        (ISSUER, "https://127.0.0.1/token", False),
+        (ISSUER, "https://[::1]/token", False),
+        (ISSUER, "https://169.254.169.254/latest", False),
+        (ISSUER, "https://0.0.0.0/token", False),
+        (ISSUER, "https://token.example.net/token", True),
+        ("http://localhost:9000", "http://localhost:9000/token", True),
+    ],
+)
+def test_a_server_elsewhere_cannot_make_us_ask_our_own_machine(issuer: str, url: str, taken: bool) -> None:
+    own = {"issuer": issuer, "token_endpoint": f"{issuer}/token"}
+    for member in ("token_endpoint", "jwks_uri", "revocation_endpoint", "userinfo_endpoint"):
+        if taken:
+            assert isinstance(read_discovery(said(own | {member: url}), issuer), Endpoints)
+        else:
+            with pytest.raises(ProblemError, match="this very machine"):
+                read_discovery(said(own | {member: url}), issuer)
 
 
 @pytest.mark.parametrize("answer", [said({}, 503), Answer(200, {}, b"<html>"), said([]), Answer(404)])
@@ -307,6 +332,12 @@ def test_a_browser_sign_in_is_bound_to_this_attempt() -> None:
     assert query["nonce"] not in shown
 
 
+@pytest.mark.parametrize("home", ["http://mail.example.com", "http://192.0.2.7:8480", "ftp://mail.example.com"])
+def test_no_answer_comes_back_where_others_could_read_it(home: str) -> None:
+    with pytest.raises(ProblemError, match="others could read it"):
+        code.begin(SERVER, PUBLIC, redirect_uri=f"{home}/oauth/callback", scopes=["mail"])
+
+
 def test_no_two_attempts_are_alike() -> None:
     first, second = begun(), begun()
     assert len({s.reveal() for a in (first, second) for s in (a.state, a.nonce, a.verifier)}) == 6
@@ -379,6 +410,7 @@ def test_a_callback_of_somebody_else_changes_nothing(state: str | None) -> None:
 
 REQUIRED = Endpoints(SERVER.token_url, issuer=ISSUER, iss_in_callback=True)
 MICROSOFT = endpoints_of(built_in()["microsoft"])
+NAMELESS = Endpoints(SERVER.token_url, authorize_url=f"{ISSUER}/authorize")
 
 
 @pytest.mark.parametrize(
@@ -394,6 +426,10 @@ MICROSOFT = endpoints_of(built_in()["microsoft"])
         (MICROSOFT, f"https://login.microsoftonline.com/{TENANT}/v2.0", True),
         (MICROSOFT, "https://login.microsoftonline.com/evil/v2.0", False),
         (MICROSOFT, f"https://evil.example/{TENANT}/v2.0", False),
+        (NAMELESS, None, True),
+        (NAMELESS, ISSUER, True),
+        (NAMELESS, "https://evil.example", False),
+        (NAMELESS, "https://[", False),
     ],
 )
 def test_an_answer_of_another_server_ends_the_sign_in(server: Endpoints, iss: str | None, accepted: bool) -> None:
@@ -403,6 +439,34 @@ def test_an_answer_of_another_server_ends_the_sign_in(server: Endpoints, iss: st
     else:
         assert isinstance(found, Refused)
         assert found.error == "iss"
+
+
+@pytest.mark.parametrize(
+    ("came_to", "accepted"),
+    [
+        ("", True),
+        ("/oauth/callback", True),
+        ("/oauth/callback/evil", False),
+        ("/elsewhere", False),
+    ],
+)
+def test_an_answer_on_another_providers_path_ends_the_sign_in(came_to: str, accepted: bool) -> None:
+    attempt = begun()
+    parameters = {"state": attempt.state.reveal(), "code": "c0de"}
+    found = code.read_callback(parameters, attempt, SERVER, came_to=came_to)
+    assert isinstance(found, Code) is accepted
+    assert accepted or isinstance(found, Refused)
+
+
+def test_every_provider_that_was_added_has_a_path_of_its_own() -> None:
+    table = {"name": "example", "issuer": ISSUER, "smtp": "mail.example.com:587 starttls"}
+    added, another = from_apply(table), from_apply(table | {"name": "im Büro/2"})
+    changed = from_apply({"name": "google", "token_url": "https://evil.example/token"})
+    larger = from_apply({"name": "google", "limits": {"size": "50 MB"}})
+    assert callback_path(added) == "/oauth/callback/example"
+    assert callback_path(another) == "/oauth/callback/im%20B%C3%BCro%2F2"
+    assert callback_path(changed) == "/oauth/callback/google"
+    assert callback_path(larger) == callback_path(built_in()["google"]) == "/oauth/callback"
 
 
 def test_a_refusal_comes_back_in_words() -> None:
@@ -705,3 +769,15 @@ def test_no_callback_whatever_raises(pasted: str, parameters: dict[str, str]) ->
     assert isinstance(found, NotOurs)
     mine = parameters | {"state": attempt.state.reveal()}
     assert isinstance(code.read_callback(mine, attempt, SERVER), Code | Refused | Unreachable)
+
+
+def test_no_grant_is_asked_for_that_takes_a_password_and_no_token_comes_by_the_browser() -> None:
+    """Every grant type and response type that stands anywhere in the flows (RFC 9700 sections 2.1.2 and 2.4)."""
+    sources = "\n".join(path.read_text() for path in sorted(Path(code.__file__).parent.glob("*.py")))
+    grants = set(re.findall(r'"grant_type": ("[^"]+"|\w+)', sources))
+    assert grants == {'"authorization_code"', '"refresh_token"', '"client_credentials"', "GRANT_TYPE"}
+    assert set(re.findall(r'^GRANT_TYPE = "(.+)"', sources, re.MULTILINE)) == {
+        "urn:ietf:params:oauth:grant-type:device_code",
+        "urn:ietf:params:oauth:grant-type:jwt-bearer",
+    }
+    assert set(re.findall(r'"response_type": (\S+),', sources)) == {'"code"'}

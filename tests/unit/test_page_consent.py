@@ -10,9 +10,10 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx2
 import pytest
 
+from posthouse.oauth.code import parameters_of
 from tests.support.boxes import ALICE, BOB, Box, box
 from tests.support.house import House, house
-from tests.support.visitors import Visitor, administrator, visitor
+from tests.support.visitors import SAME_SITE, Visitor, administrator, visitor
 
 
 @dataclass(slots=True)
@@ -158,7 +159,7 @@ async def test_a_refusal_at_the_provider_is_shown_with_the_providers_words(tmp_p
         url = await play.go(await play.begin())
         state = dict(parse_qsl(urlsplit(url).query))["state"]
         issuer = play.provider.described["issuer"]
-        await play.come_back(f"/oauth/callback?error=access_denied&state={state}&iss={issuer}")
+        await play.come_back(f"/oauth/callback/sandbox?error=access_denied&state={state}&iss={issuer}")
         assert "refused" in play.person.text()
         assert "access_denied" in play.person.text()
 
@@ -233,3 +234,46 @@ async def test_a_provider_that_is_away_is_a_sentence_and_a_step(tmp_path: Path) 
         answer = await play.person.press(f"/mailboxes/{mailbox.id}/authorisations", method="device")
         assert answer.status_code == 503
         assert "Check the network, then try again." in answer.text
+
+
+async def test_the_code_of_another_provider_is_not_sent_to_this_one(tmp_path: Path) -> None:
+    """Mix-up: a provider passes our request on to an honest one, whose answer comes to the path registered there."""
+    async with scene(tmp_path) as play:
+        callback = await play.consent(await play.go(await play.begin()))
+        honest = callback.replace("/oauth/callback/sandbox", "/oauth/callback")
+        assert honest != callback
+        await play.come_back(re.sub(r"&iss=[^&]+", "", honest))
+        assert "where another provider answers" in play.person.text()
+        assert (await play.provider.control_state())["grants"] == []
+
+
+async def test_a_page_that_an_answer_leads_to_has_no_code_in_it(tmp_path: Path) -> None:
+    """Neither in its text nor in a link: the address of the callback is the only place."""
+    async with scene(tmp_path) as play, visitor(play.home) as stranger:
+        callback = await play.consent(await play.go(await play.begin()))
+        answer = await stranger.look(path_of(callback))
+        assert answer.status_code == 409
+        brought = parameters_of(callback)
+        assert brought["code"] not in answer.text
+        assert brought["state"] not in answer.text
+        assert answer.headers["referrer-policy"] == "same-origin"
+
+
+async def test_the_redirect_url_is_ours_whatever_the_request_says(tmp_path: Path) -> None:
+    async with scene(tmp_path) as play:
+        start = path_of(await play.begin())
+        forged = {"x-forwarded-host": "evil.example", "x-forwarded-proto": "http", "forwarded": "host=evil.example"}
+        answer = await play.person.http.post(start, headers={**SAME_SITE, **forged})
+        asked = parameters_of(answer.headers["location"])
+        assert asked["redirect_uri"] == "http://localhost:8480/oauth/callback/sandbox"
+
+
+async def test_the_browser_is_sent_on_without_what_it_sent_to_us(tmp_path: Path) -> None:
+    """303 and never 307: a browser repeats neither the form nor anything else of the request."""
+    async with scene(tmp_path) as play:
+        answer = await play.person.press(path_of(await play.begin()))
+        assert answer.status_code == 303
+        callback = await play.consent(answer.headers["location"])
+        answer = await play.person.look(path_of(callback))
+        assert answer.status_code == 303
+        assert answer.headers["location"].startswith("/oauth/result/")

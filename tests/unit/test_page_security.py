@@ -1,7 +1,9 @@
 """What stands between the page and others: names, origins, form tokens, roles, headers, limits."""
 
+import re
 from pathlib import Path
 from typing import cast
+from urllib.parse import urljoin, urlsplit
 
 import httpx2
 import pytest
@@ -229,3 +231,28 @@ async def test_a_failure_of_ours_shows_nothing_of_itself(tmp_path: Path, monkeyp
         assert "secret-in-an-exception" not in answer.text
         assert "This is a fault of Posthouse" in person.text()
         assert answer.headers["x-frame-options"] == "DENY"
+
+
+@pytest.mark.parametrize("path", ["//evil.example", "//evil.example/..", "/\\evil.example", "/outbox//evil.example"])
+async def test_no_link_of_a_page_leads_to_where_its_address_says(tmp_path: Path, path: str) -> None:
+    async with house(tmp_path / "data", background=False) as home, administrator(home) as person:
+        answer = await person.http.get(f"http://localhost:8480{path}")
+        for link in re.findall(r'(?:href|action|src)="([^"]*)"', answer.text):
+            assert urlsplit(urljoin("http://localhost:8480/", link.replace("\\", "/"))).netloc == "localhost:8480"
+
+
+@pytest.mark.parametrize("path", ["/sign-in", "/oauth/callback?code=1&state=2", "/api/v1/status"])
+async def test_no_other_site_may_read_an_answer(tmp_path: Path, path: str) -> None:
+    """No CORS anywhere, least of all where a person is asked for consent (RFC 9700 section 2.6)."""
+    async with house(tmp_path / "data", background=False) as home, visitor(home) as stranger:
+        answer = await stranger.look(path, origin="https://evil.example")
+        assert [name for name in answer.headers if name.startswith("access-control-")] == []
+
+
+def test_no_page_talks_to_another_window() -> None:
+    """Nothing for postMessage to get wrong (RFC 9700 section 4.17)."""
+    web = Path(posthouse.web.__file__).parent
+    ours = [*web.glob("templates/*.html"), *(path for path in web.glob("static/*.js") if "min" not in path.name)]
+    assert ours
+    words = re.compile(r'postMessage|window\.opener|(?<!rel="noreferrer noopener" )target=')
+    assert [path.name for path in ours if words.search(path.read_text())] == []

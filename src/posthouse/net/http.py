@@ -4,6 +4,7 @@ httpx2 is loaded with the first request, since listeners have to be up before it
 """
 
 import asyncio
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class HttpClient:
-    """Keeps connections to the providers; follows no redirects; `proxy` and the rest as the environment says."""
+    """Keeps connections to the providers, but no cookies; follows no redirects; `proxy` and the rest as the
+    environment says.
+    """
 
     def __init__(self) -> None:
         self._clients: dict[str, httpx2.AsyncClient] = {}
@@ -50,7 +53,7 @@ class HttpClient:
             context = client_context(Path(ca_file) if ca_file else None)
             limits = httpx2.Limits(max_connections=200, max_keepalive_connections=40)
             self._clients[ca_file] = httpx2.AsyncClient(
-                verify=context, follow_redirects=False, timeout=None, limits=limits
+                verify=context, follow_redirects=False, timeout=None, limits=limits, cookies=_no_cookies()
             )
         return self._clients[ca_file]
 
@@ -58,6 +61,11 @@ class HttpClient:
         for client in self._clients.values():
             await client.aclose()
         self._clients.clear()
+
+
+def _no_cookies() -> CookieJar:
+    """One that keeps nothing: what a server says to one account must not come back with another."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
 
 
 async def _bounded(response: "httpx2.Response") -> bytes:

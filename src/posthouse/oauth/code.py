@@ -17,6 +17,7 @@ from posthouse.oauth.client import request as by_client
 from posthouse.oauth.endpoints import Endpoints
 from posthouse.oauth.message import Request
 from posthouse.problems import problem
+from posthouse.providers.urls import why_unusable
 from posthouse.secret import Secret
 
 MAX_CALLBACK = 16 * 1024
@@ -67,6 +68,9 @@ def begin(
     """
     if not endpoints.authorize_url:
         raise problem("browser.none", "This provider has no browser sign-in.", "Use another way to get a token.")
+    if why_unusable(redirect_uri):
+        sentence = f"A sign-in would come back to {redirect_uri}, where others could read it."
+        raise problem("browser.clear", sentence, "Set external_url to an https:// address, or use a device code.")
     wanted = tuple(scopes)
     state, nonce, verifier = (Secret(secrets.token_urlsafe(32)) for _ in range(3))
     asked = {
@@ -106,10 +110,26 @@ def parameters_of(url: str) -> dict[str, str]:
     return dict(pairs) if len({name for name, _ in pairs}) == len(pairs) else {}
 
 
-def read_callback(parameters: Mapping[str, str], attempt: Attempt, endpoints: Endpoints) -> Callback:
-    """What the browser brought back: `state` is looked at first, then `iss` (RFC 9207), then the answer."""
+def path_of(url: str) -> str:
+    """The path of a callback address that a person pasted; "" where only its parameters were, or it is unreadable."""
+    try:
+        parts = urlsplit(url.strip()) if len(url) <= MAX_CALLBACK else urlsplit("")
+    except ValueError:
+        return ""
+    return parts.path if parts.netloc else ""
+
+
+def read_callback(
+    parameters: Mapping[str, str], attempt: Attempt, endpoints: Endpoints, *, came_to: str = ""
+) -> Callback:
+    """What the browser brought back: `state` is looked at first, then who answers, then the answer.
+
+    That is told by `iss` (RFC 9207) and by the path it `came_to`, where that is known.
+    """
     if not _same(parameters.get("state", ""), attempt.state):
         return NotOurs("state is missing or belongs to another sign-in")
+    if came_to and not urlsplit(attempt.redirect_uri).path.endswith(came_to):
+        return Refused("iss", description=f"The answer came to {tidy(came_to, 200)}, where another provider answers.")
     foreign = _wrong_issuer(parameters, endpoints)
     if foreign:
         return Refused("iss", description=foreign)
@@ -154,11 +174,21 @@ def _same(text: str, secret: Secret) -> bool:
 
 def _wrong_issuer(parameters: Mapping[str, str], endpoints: Endpoints) -> str:
     issuer = parameters.get("iss", "")
+    if issuer and not endpoints.issuer and _host(issuer) != _host(endpoints.authorize_url):
+        said = tidy(issuer, 200)
+        return f'The answer comes from {said}, and the provider here has no issuer: write issuer = "{said}" if it is.'
     if issuer and endpoints.issuer and not endpoints.is_issued_by(issuer):
         return f"The answer comes from {tidy(issuer, 200)}, not from {endpoints.issuer}."
     if not issuer and endpoints.iss_in_callback:
         return f"The answer does not say that it comes from {endpoints.issuer}."
     return ""
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""
 
 
 def _error(parameters: Mapping[str, str]) -> Refused | Unreachable:

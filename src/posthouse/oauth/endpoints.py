@@ -10,7 +10,7 @@ from posthouse.oauth.answer import read_json, text_of, words_of
 from posthouse.oauth.message import Answer, Request, get
 from posthouse.problems import problem
 from posthouse.providers.provider import Provider
-from posthouse.providers.urls import MAX_URL, why_unusable
+from posthouse.providers.urls import MAX_URL, is_inside, why_unusable
 
 TENANT_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 PERSONAL_TENANT = "9188040d-6c67-4c5b-b112-36a304b66dad"
@@ -87,7 +87,7 @@ def read_discovery(answer: Answer, expected_issuer: str) -> Endpoints | Refused 
     if not _is_expected(issuer, expected_issuer):
         sentence = f"The sign-in at {expected_issuer} says that it is {issuer or 'nobody'}."
         raise problem("discovery.issuer", sentence, "Give the issuer exactly as the provider writes it.")
-    urls = _urls(members)
+    urls = _urls(members, inside=is_inside(issuer))
     return Endpoints(
         **urls,
         issuer=issuer,
@@ -109,10 +109,13 @@ def is_microsoft(issuer: str) -> bool:
     return urlsplit(issuer).hostname in _AUTHORITIES
 
 
-def _urls(members: dict[str, Any]) -> dict[str, str]:
+def _urls(members: dict[str, Any], *, inside: bool) -> dict[str, str]:
+    """A server elsewhere has no business at our own machine: it would make us ask what only we can reach."""
     urls = {name: text_of(members, member, MAX_URL + 1) for name, member in _MEMBERS.items()}
     for name, url in urls.items():
         wrong = why_unusable(url) if url or name == "token_url" else ""
+        if not wrong and url and not inside and is_inside(url):
+            wrong = "leads to this very machine"
         if wrong:
             sentence = f"The sign-in names {url!r} as its {_MEMBERS[name]}, which {wrong}."
             raise problem("discovery.url", sentence, "Ask the provider, or give the addresses by hand.")

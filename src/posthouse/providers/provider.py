@@ -10,6 +10,7 @@ from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Literal
+from urllib.parse import quote
 
 import msgspec
 from msgspec.structs import replace
@@ -20,6 +21,8 @@ from posthouse.providers.urls import is_loopback
 
 Protocol = Literal["smtp", "imap", "pop3"]
 PROTOCOLS: tuple[Protocol, ...] = ("smtp", "imap", "pop3")
+CALLBACK = "/oauth/callback"
+_SIGN_IN = ("issuer", "authorize_url", "token_url", "device_url")
 Family = Literal["microsoft", "google", "yahoo", "any"]
 """Whose entries of the error catalogue apply."""
 
@@ -146,6 +149,17 @@ def scopes_for(
         listed = set(offered)
         wanted += [*provider.extra_scopes, *(scope for scope in provider.offered_scopes if scope in listed)]
     return tuple(dict.fromkeys(wanted))
+
+
+def callback_path(provider: Provider) -> str:
+    """Where a sign-in comes back to. Each provider that somebody has added has a path of its own.
+
+    So the code of one provider cannot be passed off as the answer of another one, to be sent there, also where
+    providers do not say who answers (RFC 9700 section 4.4.2.2).
+    """
+    known = built_in().get(provider.name)
+    same = known is not None and all(getattr(provider, name) == getattr(known, name) for name in _SIGN_IN)
+    return CALLBACK if same else f"{CALLBACK}/{quote(provider.name, safe='')}"
 
 
 def keeps_token(provider: Provider, server: Endpoint) -> bool:

@@ -22,6 +22,15 @@ def why_unusable(url: str) -> str:
     return ""
 
 
+def is_inside(url: str) -> bool:
+    """Whether an address that can be used leads to this machine, or to what answers on its link only."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return is_loopback(host) or ip_address(host).is_link_local or ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 def is_loopback(host: str) -> bool:
     """This machine, by name (RFC 6761 section 6.3) or number; no other name is looked up."""
     if host == "localhost" or host.endswith(".localhost"):

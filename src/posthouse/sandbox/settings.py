@@ -6,6 +6,9 @@ from pathlib import Path
 from posthouse.secret import Secret
 
 MAIL_SCOPE = "mail"
+REDIRECT_URIS = tuple(
+    f"http://{host}/oauth/callback{path}" for host in ("localhost", "127.0.0.1") for path in ("", "/sandbox")
+)
 SCOPES = ("openid", "email", "profile", "offline_access", MAIL_SCOPE)
 
 
@@ -34,7 +37,7 @@ class Client:
 
     id: str
     secret: Secret | None = None
-    redirect_uris: tuple[str, ...] = ("http://localhost/oauth/callback", "http://127.0.0.1/oauth/callback")
+    redirect_uris: tuple[str, ...] = REDIRECT_URIS
     public_key: str = ""
 
 

@@ -34,7 +34,7 @@ from posthouse.oauth.message import Answer
 from posthouse.oauth.userinfo import read_userinfo, userinfo
 from posthouse.problems import Problem, ProblemError, problem
 from posthouse.providers.catalogue import explain_token_error
-from posthouse.providers.provider import Family, Provider, scopes_for
+from posthouse.providers.provider import Family, Provider, callback_path, scopes_for
 from posthouse.secret import Secret
 from posthouse.services import app_only, switching
 from posthouse.services.clock import Clock, as_datetime
@@ -192,7 +192,7 @@ class Authorise:
         return code.begin(
             registration.endpoints,
             registration.client,
-            redirect_uri=self._redirect_uri,
+            redirect_uri=self.redirect_uri(registration.provider),
             scopes=self._scopes(registration, token),
             parameters=registration.provider.authorize,
             login_hint=token.account,
@@ -222,9 +222,9 @@ class Authorise:
             secrets={**new.secrets, "device_code": started.device_code.reveal()},
         )
 
-    @property
-    def _redirect_uri(self) -> str:
-        return f"{self.external_url}/oauth/callback"
+    def redirect_uri(self, provider: Provider) -> str:
+        """Exactly as it has to be registered at the provider."""
+        return f"{self.external_url}{callback_path(provider)}"
 
     def _new(self, mailbox: Mailbox, token: Token, method: str, *, expires_at: float) -> Authorisation:
         return Authorisation(
@@ -303,8 +303,13 @@ class Authorise:
             lambda tx: authorisations.set_out(tx, sealer, found, anew, state_hash=state_hash, start_hash=start_hash)
         )
 
-    async def callback(self, parameters: Mapping[str, str], cookie: Secret | None) -> Authorisation:
-        """What the browser brought back; the attempt as it stands afterwards. Raises ProblemError."""
+    async def callback(
+        self, parameters: Mapping[str, str], cookie: Secret | None, *, came_to: str = ""
+    ) -> Authorisation:
+        """What the browser brought back; the attempt as it stands afterwards. `came_to` is the path, where known.
+
+        Raises ProblemError.
+        """
         found = await self._find("state", fingerprint(parameters.get("state", "")))
         if found is not None and found.method == "paste" and found.state == "started":
             raise problem(
@@ -318,7 +323,7 @@ class Authorise:
                 "This answer does not belong to a sign-in that was begun in this browser.",
                 "Begin the sign-in again, and finish it in the same browser.",
             )
-        return await self._answered(found, parameters)
+        return await self._answered(found, parameters, came_to)
 
     async def paste(self, authorisation_id: str, address: Secret) -> Authorisation:
         """The address that the browser ended on, in the hands of whoever began; the attempt afterwards.
@@ -328,14 +333,14 @@ class Authorise:
         found = await self.store.database.read(lambda tx: authorisations.get(tx, self.store.sealer, authorisation_id))
         if found is None or found.method != "paste":
             raise problem("sign-in.no-paste", "This sign-in does not wait for an address.")
-        return await self._answered(found, code.parameters_of(address.reveal()))
+        return await self._answered(found, code.parameters_of(address.reveal()), code.path_of(address.reveal()))
 
-    async def _answered(self, found: Authorisation, parameters: Mapping[str, str]) -> Authorisation:
+    async def _answered(self, found: Authorisation, parameters: Mapping[str, str], came_to: str) -> Authorisation:
         if found.state != "started" or found.expires_at < self.clock() or "state" not in found.secrets:
             raise problem("sign-in.used", "This sign-in is over already.", "Begin again if it did not succeed.")
         registration = await self._registration_of(found)
-        attempt = self._attempt(found)
-        answer = code.read_callback(parameters, attempt, registration.endpoints)
+        attempt = self._attempt(found, registration.provider)
+        answer = code.read_callback(parameters, attempt, registration.endpoints, came_to=came_to)
         if isinstance(answer, code.NotOurs):
             raise _not_ours(found, answer)
         if not await self._take_turn(found):
@@ -352,9 +357,9 @@ class Authorise:
         said = await self.sign_in.ask(request, registration.provider)
         return said if isinstance(said, Unreachable) else read_token_answer(said, hide=request.secrets())
 
-    def _attempt(self, found: Authorisation) -> code.Attempt:
+    def _attempt(self, found: Authorisation, provider: Provider) -> code.Attempt:
         state, nonce, verifier = (Secret(found.secrets[name]) for name in ("state", "nonce", "verifier"))
-        return code.Attempt("", state, nonce, verifier, self._redirect_uri)
+        return code.Attempt("", state, nonce, verifier, self.redirect_uri(provider))
 
     async def _registration_of(self, found: Authorisation) -> Registration:
         token = await self.store.database.read(lambda tx: tokens.get(tx, found.token_id))

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
 from posthouse.locales import LANGUAGES, SOURCE, translations
+from posthouse.providers.provider import CALLBACK
 from posthouse.services.overview import Overview, overview
 from posthouse.web import i18n, words
 from posthouse.web.visits import Visit
@@ -113,10 +114,15 @@ def fragment(visit: Visit, template: str, **values: Any) -> HTMLResponse:
     return answer
 
 
+def _may_be_linked(path: str) -> bool:
+    """Neither one that a browser takes for another site, nor one whose parameters are a provider's code."""
+    return not path.startswith(("//", CALLBACK)) and "\\" not in path
+
+
 def _language_links(visit: Visit) -> Iterable[tuple[str, str, str]]:
     """Code, name, and where this page stands in that language; a page that answered a form leads to the first page."""
     request = visit.request
-    path = request.url.path if request.method == "GET" else "/"
+    path = request.url.path if request.method == "GET" and _may_be_linked(request.url.path) else "/"
     kept = [pair for pair in request.query_params.multi_items() if pair[0] != "lang"] if path != "/" else []
     for code, name in LANGUAGES.items():
         yield code, name, f"{path}?{urlencode([*kept, ('lang', code)])}"

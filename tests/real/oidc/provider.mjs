@@ -15,7 +15,8 @@ console.info = console.error;
 process.stdin.resume().on('end', () => process.exit(0));
 
 const DEVICE = 'urn:ietf:params:oauth:grant-type:device_code';
-const LOOPBACK = ['localhost', '127.0.0.1', '[::1]'].map((host) => `http://${host}/oauth/callback`);
+const PATHS = ['/oauth/callback', '/oauth/callback/example'];
+const LOOPBACK = ['localhost', '127.0.0.1', '[::1]'].flatMap((host) => PATHS.map((path) => `http://${host}${path}`));
 const GATEWAY = {
   application_type: 'native', // any loopback port is allowed in the redirect URI
   grant_types: ['authorization_code', 'refresh_token', DEVICE],

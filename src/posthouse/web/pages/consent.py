@@ -6,6 +6,7 @@ from fastapi import APIRouter, HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from posthouse.problems import ProblemError, problem
+from posthouse.providers.provider import CALLBACK
 from posthouse.secret import Secret
 from posthouse.store import authorisations
 from posthouse.store.authorisations import Authorisation
@@ -73,7 +74,8 @@ async def go(visit: Stranger, start: str) -> Response:
     return answer
 
 
-@routes.get("/oauth/callback")
+@routes.get(CALLBACK)
+@routes.get(f"{CALLBACK}/{{provider}}")
 async def callback(visit: Anyone) -> Response:
     """What the provider sends the browser back with. The outcome has a page of its own, without the code."""
     pairs = visit.request.query_params.multi_items()
@@ -83,7 +85,9 @@ async def callback(visit: Anyone) -> Response:
             "This answer does not belong to a sign-in that was begun in this browser.",
             "Begin the sign-in again, and finish it in the same browser.",
         )
-    found = await visit.parts.authorise.callback(dict(pairs), _cookie(visit))
+    found = await visit.parts.authorise.callback(
+        dict(pairs), _cookie(visit), came_to=visit.request.scope["raw_path"].decode("latin-1")
+    )
     visit.parts.following.ring()
     return RedirectResponse(f"/oauth/result/{found.id}", HTTPStatus.SEE_OTHER)
 
