@@ -50,6 +50,10 @@ class Provider:
         """End all grants of a person; how many there were."""
         return int(self._door("/revoke", {"person": person})["revoked"])
 
+    def register(self, client_id: str, **metadata: object) -> None:
+        """One more client until the next reset; `metadata` as in RFC 7591 section 2."""
+        self._door("/client", {"client_id": client_id, **metadata})
+
     def lifetime(self, seconds: int) -> None:
         """Access tokens issued from now on live this long."""
         self._door("/lifetime", {"seconds": seconds})

@@ -5,6 +5,8 @@
 //   POST /door/revoke    {"person": "alice@…"}   end every grant of a person
 //   POST /door/lifetime  {"seconds": 5}          lifetime of access tokens issued from now on
 //   POST /door/fail      {"times": 2, "status": 503}   answer the next token requests with a status, unread
+//   POST /door/client    {"client_id": …}       one more client, as RFC 7591 names its values; `mailbox` is whose
+//                                                mail it may fetch and send by itself
 //   POST /door/fail      {"times": 1, "lose": true}    do what they ask, then lose the answer
 // It ends when its standard input does, so it cannot outlive the tests.
 import { generateKeyPairSync, createHash } from 'node:crypto';
@@ -132,10 +134,14 @@ function configuration() {
     claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name', 'preferred_username'] },
     conformIdTokenClaims: false,
     clientBasedCORS: () => false,
+    extraClientMetadata: { properties: ['mailbox'] },
     pkce: { required: () => true },
     rotateRefreshToken: true,
     findAccount,
-    extraTokenClaims: (ctx, token) => ({ username: people.get(token.accountId), email: people.get(token.accountId) }),
+    extraTokenClaims: (ctx, token) => {
+      const address = token.accountId ? people.get(token.accountId) : ctx.oidc.client.mailbox;
+      return { username: address, email: address };
+    },
     interactions: { policy: policy(), url: (ctx, interaction) => `/interaction/${interaction.uid}` },
     renderError: (ctx, out) => {
       ctx.type = 'html';
@@ -143,6 +149,7 @@ function configuration() {
     },
     features: {
       devInteractions: { enabled: false },
+      clientCredentials: { enabled: true },
       introspection: { enabled: true, allowedPolicy: (ctx, client) => client.clientAuthMethod !== 'none' },
       revocation: { enabled: true, allowedPolicy: (ctx, client, token) => token.clientId === client.clientId },
       deviceFlow: {
@@ -162,6 +169,7 @@ function configuration() {
     ttl: {
       AccessToken: () => lifetime.seconds,
       AuthorizationCode: 60,
+      ClientCredentials: () => lifetime.seconds,
       DeviceCode: 600,
       Grant: 86400,
       IdToken: 3600,
@@ -237,6 +245,10 @@ const DOOR = {
       if (payload.accountId === account && !key.startsWith('Session:')) records.delete(key);
     }
     return { revoked: grants.length };
+  },
+  'POST /door/client': (client) => {
+    records.set(`Client:${client.client_id}`, { redirect_uris: [], response_types: [], ...client });
+    return {};
   },
   'POST /door/lifetime': (wanted) => Object.assign(lifetime, wanted),
   'POST /door/fail': (wanted) => Object.assign(faults, { status: undefined, lose: false }, wanted),
