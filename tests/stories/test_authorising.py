@@ -204,3 +204,22 @@ async def test_a_token_is_shown_to_no_server_but_the_providers(tmp_path: Path) -
             await gateway.until_message(await gateway.send(PRINTER, BOB, "By token"), "sent")
             assert provider.subjects(BOB) == ["By token"]
         assert [line for line in foreign.heard if line.startswith(b"AUTH")] == []
+
+
+@pytest.mark.parametrize("method", ["browser", "device"])
+async def test_a_code_goes_nowhere_but_to_where_its_sign_in_was_begun(tmp_path: Path, method: str) -> None:
+    """The registration is changed while the person is away: another client, or another provider under its name."""
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
+        change = provider.apply_file(ALICE).replace('client_id = "posthouse"', 'client_id = "another"')
+        if method == "browser":
+            redirect = await start_page(gateway, ALICE)
+            back = await come_back(provider, redirect, ALICE)
+            await gateway.apply(change)
+            attempt = await gateway.parts.authorise.callback(back, redirect.cookie)
+        else:
+            begun = await gateway.parts.authorise.begin(gateway.parts.directory.now.by_address[ALICE], "device")
+            await gateway.apply(change)
+            attempt = await gateway.followed(begun.authorisation)
+        assert (attempt.state, attempt.reason) == ("refused", "client_changed")
+        assert "changed after this sign-in was begun" in attempt.detail
+        assert (await provider.control_state())["grants"] == []

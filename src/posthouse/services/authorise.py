@@ -74,6 +74,7 @@ log = structlog.get_logger("authorise")
 ANOTHER_WAY = Problem(
     "sign-in.another-way", "Device codes are closed here.", "Sign in with the browser instead, or paste its address."
 )
+CHANGED = "The app registration or its provider was changed after this sign-in was begun."
 Proofs = Mapping[str, Sequence[Proof]]
 """By mailbox id."""
 
@@ -167,7 +168,7 @@ class Authorise:
     async def _begin_paste(self, mailbox: Mailbox, token: Token, registration: Registration) -> Begun:
         attempt = self._code_attempt(registration, token)
         new = self._new(mailbox, token, "paste", expires_at=self.clock() + BROWSER_LIFE)
-        new = replace(new, secrets={**_kept(attempt), "url": attempt.url})
+        new = replace(new, secrets={**_kept(attempt), "url": attempt.url, "doors": registration.doors})
         await self._add(new, state_hash=fingerprint(attempt.state.reveal()))
         return Begun(new, attempt.url)
 
@@ -183,7 +184,8 @@ class Authorise:
     async def _begin_device(self, mailbox: Mailbox, token: Token, registration: Registration) -> Begun:
         started = await self._device_code(registration, token)
         expires_at = self.clock() + started.expires_in.total_seconds()
-        new = self._with_code(self._new(mailbox, token, "device", expires_at=expires_at), started)
+        new = self._new(mailbox, token, "device", expires_at=expires_at)
+        new = self._with_code(replace(new, secrets={"doors": registration.doors}), started)
         await self._add(new)
         return Begun(new)
 
@@ -282,7 +284,7 @@ class Authorise:
             raise problem("sign-in.gone", "The mailbox is no longer there.")
         registration = await self._registration(token.app_id)
         owner = found.method == "link"
-        kept = {"start": start.reveal()} if owner else {}
+        kept = {"doors": registration.doors, **({"start": start.reveal()} if owner else {})}
         anew = replace(_afresh(found, kept), cookie_hash=fingerprint(cookie.reveal()))
         attempt = None
         if owner and by_code:
@@ -339,6 +341,8 @@ class Authorise:
         if found.state != "started" or found.expires_at < self.clock() or "state" not in found.secrets:
             raise problem("sign-in.used", "This sign-in is over already.", "Begin again if it did not succeed.")
         registration = await self._registration_of(found)
+        if found.secrets.get("doors") != registration.doors:
+            return await self._end(found, "refused", "client_changed", CHANGED)
         attempt = self._attempt(found, registration.provider)
         answer = code.read_callback(parameters, attempt, registration.endpoints, came_to=came_to)
         if isinstance(answer, code.NotOurs):
@@ -422,6 +426,9 @@ class Authorise:
         registration = await self._registration_of(found)
         if "device_code" not in found.secrets:
             await self._end(found, "refused", "gone", "What was stored of this sign-in cannot be read.")
+            return
+        if found.secrets.get("doors") != registration.doors:
+            await self._end(found, "refused", "client_changed", CHANGED)
             return
         request = device.poll(
             registration.endpoints,

@@ -40,6 +40,12 @@ class Registration:
         """Who a consent is given to, wherever the tenant and the addresses of the provider may move."""
         return f"{self.app.client_id} at {self.provider.issuer or self.provider.token_url}"
 
+    @property
+    def doors(self) -> str:
+        """As whom and where a sign-in is begun and finished: its code goes nowhere else."""
+        known = self.endpoints
+        return " ".join((self.app.client_id, known.authorize_url, known.device_url, known.token_url))
+
 
 class SignIn:
     """Asks sign-in servers. Answers are `Answer`, or `Unreachable` when there was none."""
