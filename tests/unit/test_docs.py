@@ -226,3 +226,34 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_lines_are_short_enough_to_read(page: Path) -> None:
     assert [line for line in page.read_text().splitlines() if len(line) > 120 and page.name != "CONTRIBUTING.md"] == []
+
+
+SECURITY = (ROOT / "docs" / "rfc9700.md").read_text()
+NAMED_TEST = re.compile(r"^\d+\. `([^`]+)`$", re.MULTILINE)
+
+
+def known_tests(file: str) -> set[str]:
+    path = ROOT / "tests" / file
+    return set(re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)) if path.is_file() else set()
+
+
+def test_every_test_that_the_security_page_names_exists() -> None:
+    named = [name.partition("::") for name in NAMED_TEST.findall(SECURITY)]
+    assert len(named) > 100
+    assert [f"{file}::{test}" for file, _, test in named if test not in known_tests(file)] == []
+
+
+def test_every_section_of_the_security_page_leads_to_its_tests() -> None:
+    for section in SECURITY.split("\n## ")[1:]:
+        rows = [line.split(" | ") for line in section.splitlines() if re.match(r"\| \d", line)]
+        numbers = [number for row in rows for number in re.findall(r"\d+", row[-1])]
+        assert rows
+        assert sorted(map(int, set(numbers))) == list(range(1, len(NAMED_TEST.findall(section)) + 1))
+        for row in rows:
+            told = " ".join(row)
+            assert re.search(r"\d", row[-1]) or re.search("does not apply|not asked for|see \\d|the provider's", told)
+
+
+def test_every_section_of_the_rfc_is_gone_through() -> None:
+    asked = [f"2.{number}" for number in range(1, 7)] + [f"4.{number}" for number in range(1, 18)]
+    assert [section for section in asked if not re.search(rf"^\| {section}(?:\.\d+)* \|", SECURITY, re.MULTILINE)] == []

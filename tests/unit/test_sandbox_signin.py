@@ -149,6 +149,18 @@ async def test_code_flow_gives_working_tokens_and_a_verifiable_identity(
     assert (await http.get("/userinfo", headers=bearer)).status_code == 401
 
 
+@pytest.mark.parametrize("path", ["/authorize", "/device", "/"])
+async def test_no_page_can_be_framed_or_read_by_another_site(http: httpx2.AsyncClient, path: str) -> None:
+    query = asking(prompt="select_account") if path == "/authorize" else {}
+    answer = await http.get(path, params=query, headers={"origin": "https://evil.example"})
+    assert answer.status_code == 200
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert "access-control-allow-origin" not in answer.headers
+    assert "https://" not in answer.text.replace(str(http.base_url), "")
+
+
 async def test_a_code_serves_once_and_its_tokens_die_when_it_comes_back(http: httpx2.AsyncClient) -> None:
     code = (await allow(http))["code"]
     given = (await redeem(http, code)).json()
