@@ -154,7 +154,7 @@ def test_what_a_service_says_is_translated_and_what_a_provider_says_is_not() -> 
 
 
 def test_the_sentences_to_translate_are_ones_that_services_say() -> None:
-    rooms = ("services", "store", "model")
+    rooms = ("services", "store", "model", "oauth")
     sources = [
         path.read_text("utf-8") for room in rooms for path in (Path(posthouse.__file__).parent / room).rglob("*.py")
     ]

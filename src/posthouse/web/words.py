@@ -180,6 +180,10 @@ LABELS = {
 SENTENCES = (
     N_("{got} signed in, expected was {expected}."),
     N_("Nobody finished this sign-in in time."),
+    N_("A later sign-in serves already."),
+    N_("The app registration or its provider was changed after this sign-in was begun."),
+    N_("A sign-in would come back to {what}, where others could read it."),
+    N_("Set external_url to an https:// address, or use a device code."),
     N_("Device codes are closed here."),
     N_("Sign in with the browser instead, or paste its address."),
     N_("This address does not answer this sign-in: {what}."),
