@@ -129,9 +129,10 @@ async def sign_in_by_browser(story: Story) -> None:
         asked = parameters_of(away.headers["location"])
         back = await story.provider.control("approve", url=away.headers["location"], person=ALICE)
         given = parameters_of(back["url"])
-        cookie = away.headers["set-cookie"].partition("=")[2].partition(";")[0]
+        crumb = away.headers["set-cookie"].partition(";")[0]
+        cookie = crumb.partition("=")[2]
         story.secrets |= {url.rpartition("/")[2], asked["state"], given["code"], cookie}
-        landed = await browser.get(back["url"], headers={"cookie": f"posthouse_sign_in={cookie}"})
+        landed = await browser.get(back["url"], headers={"cookie": crumb})
         assert landed.status_code == 303, landed.text
         story.answers.append((await browser.get(landed.headers["location"])).text)
     await story.until_state(f"/api/v1/authorisations/{attempt.json()['id']}", "done")

@@ -97,10 +97,11 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """Send the browser to `url`, with `cookie` set, which the callback will look for."""
+    """Send the browser to `url`, with `cookie` set, which the callback of this authorisation will look for."""
 
     url: Secret
     cookie: Secret
+    authorisation_id: str
 
 
 @dataclass(slots=True)
@@ -295,7 +296,7 @@ class Authorise:
         state_hash = fingerprint(attempt.state.reveal()) if attempt else None
         if not await self._set_out(found, anew, state_hash, start_hash if owner else None):
             raise _used()
-        return Redirect(Secret(attempt.url if attempt else f"/oauth/result/{found.id}"), cookie)
+        return Redirect(Secret(attempt.url if attempt else f"/oauth/result/{found.id}"), cookie, found.id)
 
     async def _set_out(
         self, found: Authorisation, anew: Authorisation, state_hash: str | None, start_hash: str | None

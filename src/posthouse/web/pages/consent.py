@@ -16,7 +16,8 @@ from posthouse.web.pages.attempts import Attempt, attempt_of, shown
 from posthouse.web.rendering import fragment, page
 from posthouse.web.visits import Anyone, Stranger, Visit
 
-COOKIE = "posthouse_sign_in"
+COOKIE = "posthouse_sign_in_"
+"""With the id of the authorisation: two sign-ins may be under way in one browser."""
 COOKIE_LIFE = 3600
 routes = APIRouter()
 
@@ -63,7 +64,7 @@ async def go(visit: Stranger, start: str) -> Response:
     redirect = await visit.parts.authorise.open_start_page(Secret(start), by_code=by_code)
     answer = RedirectResponse(redirect.url.reveal(), HTTPStatus.SEE_OTHER)
     answer.set_cookie(
-        COOKIE,
+        COOKIE + redirect.authorisation_id,
         redirect.cookie.reveal(),
         max_age=COOKIE_LIFE,
         path="/oauth",
@@ -86,14 +87,22 @@ async def callback(visit: Anyone) -> Response:
             "Begin the sign-in again, and finish it in the same browser.",
         )
     found = await visit.parts.authorise.callback(
-        dict(pairs), _cookie(visit), came_to=visit.request.scope["raw_path"].decode("latin-1")
+        dict(pairs),
+        await _cookie_for(visit, dict(pairs).get("state", "")),
+        came_to=visit.request.scope["raw_path"].decode("latin-1"),
     )
     visit.parts.following.ring()
     return RedirectResponse(f"/oauth/result/{found.id}", HTTPStatus.SEE_OTHER)
 
 
-def _cookie(visit: Visit) -> Secret | None:
-    value = visit.request.cookies.get(COOKIE)
+async def _cookie_for(visit: Visit, state: str) -> Secret | None:
+    store = visit.parts.store
+    found = await store.database.read(lambda tx: authorisations.by_state(tx, store.sealer, fingerprint(state)))
+    return _cookie(visit, found.id) if found else None
+
+
+def _cookie(visit: Visit, attempt_id: str) -> Secret | None:
+    value = visit.request.cookies.get(COOKIE + attempt_id)
     return Secret(value) if value else None
 
 
@@ -110,7 +119,7 @@ async def progress(visit: Anyone, attempt_id: str) -> Response:
 async def _own_attempt(visit: Visit, attempt_id: str) -> Attempt:
     """For the browser that made the attempt, and for administrators."""
     found = await attempt_of(visit, attempt_id)
-    cookie = _cookie(visit)
+    cookie = _cookie(visit, found.id)
     own = cookie is not None and found.cookie_hash == fingerprint(cookie.reveal())
     if not own and visit.person is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)
