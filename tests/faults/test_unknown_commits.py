@@ -141,3 +141,32 @@ async def test_a_claim_that_was_not_heard_of_leaves_no_message_behind(
         for queue_id in sent:
             await gateway.until_message(queue_id, "sent")
         assert sorted(provider.subjects(BOB)) == [f"Number {number}" for number in range(8)]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("fault", [CommitUnknown, DatabaseUnavailable])
+async def test_a_consent_is_not_lost_to_a_database_that_is_away_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committed: bool, fault: type[Exception]
+) -> None:
+    """The provider gives it once; a person would have to sign in again."""
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        write, failed = SqliteDatabase.write, []
+
+        async def fails_once(self: SqliteDatabase, work: Any, **named: Any) -> Any:
+            is_consent = "_store_pending" in getattr(work, "__qualname__", "")
+            if not is_consent or failed:
+                return await write(self, work, **named)
+            failed.append(work)
+            if committed and fault is CommitUnknown:
+                await write(self, work, **named)
+            raise fault("gone")
+
+        monkeypatch.setattr(SqliteDatabase, "write", fails_once)
+        monkeypatch.setattr("posthouse.services.authorise.WRITE_AGAIN", (0.0,))
+        assert (await gateway.by_device(ALICE, provider.approve_as(ALICE))).state == "done"
+        assert failed
+        assert (await gateway.token(ALICE)).state == "acquired"
+        assert [known["ended"] for known in (await provider.control_state())["grants"]] == [""]

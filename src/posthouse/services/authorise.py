@@ -66,6 +66,8 @@ ENDED_LIFE = 90 * 86_400.0
 PROOF_TIME = 45.0
 PROOFS_AT_ONCE = 4
 LOOK_AFTER = 1.0
+WRITE_AGAIN = (0.2, 1.0, 3.0)
+"""Seconds before a consent that could not be written is written again."""
 Method = Literal["browser", "device", "paste", "link", "app"]
 
 log = structlog.get_logger("authorise")
@@ -470,7 +472,7 @@ class Authorise:
             return await self._end(found, "refused", reason, str(explained))
         app_only_for = await self._account_of(found) if found.method == "app" else ""
         grant = _new_grant(found, registration, outcome, self.clock(), app_only_for)
-        if not await self._store_pending(found, grant, outcome, nonce):
+        if not await self._store_surely(found, grant, outcome, nonce):
             app_id = registration.app.id
             forgotten = await self.store.database.write(lambda tx: self.giving_back.forget(tx, app_id, [grant]))
             await self.giving_back.revoke(forgotten)
@@ -480,6 +482,17 @@ class Authorise:
     async def _account_of(self, found: Authorisation) -> str:
         token = await self.store.database.read(lambda tx: tokens.get(tx, found.token_id))
         return token.account if token else ""
+
+    async def _store_surely(self, found: Authorisation, grant: Grant, granted: Granted, nonce: Secret | None) -> bool:
+        """A consent comes only once: a database that is away for a moment must not lose it. Else as `_store_pending`.
+
+        Raises DatabaseUnavailable, CommitUnknown.
+        """
+        for pause in WRITE_AGAIN:
+            with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
+                return await self._store_pending(found, grant, granted, nonce)
+            await asyncio.sleep(pause)
+        return await self._store_pending(found, grant, granted, nonce)
 
     async def _store_pending(self, found: Authorisation, grant: Grant, granted: Granted, nonce: Secret | None) -> bool:
         """The consent is on disk before anything is done with it, with what the comparison of persons needs.
@@ -493,6 +506,9 @@ class Authorise:
 
         async def work(tx: Transaction) -> bool:
             token = await tokens.get_for_change(tx, found.token_id)
+            current = await authorisations.get(tx, self.store.sealer, found.id)
+            if current is not None and current.grant_id == grant.id:
+                return True
             if token is None or not await authorisations.permit(
                 tx, self.store.sealer, found, grant_id=grant.id, secrets=kept, poll_at=now + TURN
             ):
