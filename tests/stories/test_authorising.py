@@ -223,3 +223,17 @@ async def test_a_code_goes_nowhere_but_to_where_its_sign_in_was_begun(tmp_path: 
         assert (attempt.state, attempt.reason) == ("refused", "client_changed")
         assert "changed after this sign-in was begun" in attempt.detail
         assert (await provider.control_state())["grants"] == []
+
+
+async def test_only_so_many_sign_ins_are_under_way_for_a_mailbox(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE, BOB), background=False) as gateway,
+    ):
+        mailboxes, authorise = gateway.parts.directory.now.by_address, gateway.parts.authorise
+        begun = [await authorise.begin(mailboxes[ALICE], "browser") for _ in range(20)]
+        with pytest.raises(ProblemError, match="20 sign-ins are under way for this mailbox"):
+            await authorise.begin(mailboxes[ALICE], "browser")
+        await authorise.begin(mailboxes[BOB], "browser")
+        await authorise.cancel(begun[0].authorisation.id)
+        await authorise.begin(mailboxes[ALICE], "browser")

@@ -21,7 +21,7 @@ from posthouse.providers.provider import Limits, built_in
 from posthouse.services.apply_credential import CERTIFICATE, KINDS
 from posthouse.services.apply_file import parse
 from posthouse.services.apply_values import NAMES, SECRETS, VALUES
-from posthouse.services.authorise import BROWSER_LIFE
+from posthouse.services.authorise import BROWSER_LIFE, ENDED_LIFE, MOST_OPEN
 from posthouse.services.entrance import LINK_LIFE
 from posthouse.services.intake import MOST_RECIPIENTS
 from posthouse.services.submission import IDLE
@@ -181,6 +181,8 @@ def test_the_reference_tells_the_limits_of_the_code() -> None:
     assert (
         rows["browser sign-in, sign-in link"] == f"{BROWSER_LIFE / 60:.0f} minutes" == f"{LINK_LIFE / 60:.0f} minutes"
     )
+    assert rows["sign-ins under way for a mailbox"] == str(MOST_OPEN)
+    assert rows["a sign-in can be looked up"] == f"for {ENDED_LIFE / 86_400:.0f} days"
     assert rows["session on the page"] == f"{SESSION_LIFE / 3600:.0f} hours"
 
 

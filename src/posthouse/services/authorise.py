@@ -66,6 +66,8 @@ ENDED_LIFE = 90 * 86_400.0
 PROOF_TIME = 45.0
 PROOFS_AT_ONCE = 4
 LOOK_AFTER = 1.0
+MOST_OPEN = 20
+"""Attempts that may be under way for one mailbox."""
 WRITE_AGAIN = (0.2, 1.0, 3.0)
 """Seconds before a consent that could not be written is written again."""
 Method = Literal["browser", "device", "paste", "link", "app"]
@@ -76,6 +78,7 @@ log = structlog.get_logger("authorise")
 ANOTHER_WAY = Problem(
     "sign-in.another-way", "Device codes are closed here.", "Sign in with the browser instead, or paste its address."
 )
+TOO_MANY = f"{MOST_OPEN} sign-ins are under way for this mailbox."
 CHANGED = "The app registration or its provider was changed after this sign-in was begun."
 Proofs = Mapping[str, Sequence[Proof]]
 """By mailbox id."""
@@ -256,6 +259,8 @@ class Authorise:
         now = self.clock()
 
         async def work(tx: Transaction) -> None:
+            if await authorisations.count_open(tx, new.mailbox_id) >= MOST_OPEN:
+                raise problem("sign-in.too-many", TOO_MANY, "Finish or cancel one of them, or wait until they expire.")
             await authorisations.add(tx, self.store.sealer, new, start_hash=start_hash, state_hash=state_hash)
             token = await tokens.get(tx, new.token_id)
             if token is not None and token.state is TokenState.NOT_ACQUIRED:

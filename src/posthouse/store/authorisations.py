@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, bindparam, delete, insert, literal, or_, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, literal, or_, select, update
 
 from posthouse.store.compiling import one_of
 from posthouse.store.database import Row, Transaction
@@ -65,6 +65,11 @@ _waiting = (
     .where(authorisation.c.token_id == bindparam("token"), one_of(authorisation.c.state, OPEN))
     .where(or_(authorisation.c.state != literal("started"), authorisation.c.expires_at > bindparam("now")))
     .limit(1)
+)
+_count_open = (
+    select(func.count().label("found"))
+    .select_from(authorisation)
+    .where(authorisation.c.mailbox_id == bindparam("mailbox"), one_of(authorisation.c.state, OPEN))
 )
 _due = _open.where(authorisation.c.poll_at <= bindparam("now"), authorisation.c.poll_at > 0)
 _claim_poll = (
@@ -182,6 +187,12 @@ async def of_mailbox(tx: Transaction, sealer: Sealer, mailbox_id: str) -> list[A
 
 async def open_ones(tx: Transaction, sealer: Sealer) -> list[Authorisation]:
     return [_authorisation(row, sealer) for row in await tx.all(_open)]
+
+
+async def count_open(tx: Transaction, mailbox_id: str) -> int:
+    """How many attempts are under way for a mailbox."""
+    row = await tx.one(_count_open, mailbox=mailbox_id)
+    return int(row["found"]) if row else 0
 
 
 async def waits(tx: Transaction, token_id: str, now: float) -> bool:

@@ -181,6 +181,8 @@ SENTENCES = (
     N_("{got} signed in, expected was {expected}."),
     N_("Nobody finished this sign-in in time."),
     N_("A later sign-in serves already."),
+    N_("{what} sign-ins are under way for this mailbox."),
+    N_("Finish or cancel one of them, or wait until they expire."),
     N_("The app registration or its provider was changed after this sign-in was begun."),
     N_("A sign-in would come back to {what}, where others could read it."),
     N_("Set external_url to an https:// address, or use a device code."),
