@@ -153,7 +153,8 @@ async def test_a_consent_is_not_lost_to_a_database_that_is_away_for_a_moment(
         box(tmp_path / "box") as provider,
         house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
     ):
-        write, failed = SqliteDatabase.write, []
+        write = SqliteDatabase.write
+        failed: list[Any] = []
 
         async def fails_once(self: SqliteDatabase, work: Any, **named: Any) -> Any:
             is_consent = "_store_pending" in getattr(work, "__qualname__", "")
