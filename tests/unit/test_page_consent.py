@@ -52,13 +52,17 @@ def path_of(url: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def scene(tmp_path: Path, of_provider: str = "") -> AsyncIterator[Scene]:
     async with (
         box(tmp_path / "box") as provider,
-        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as home,
+        house(tmp_path / "data", _with(provider.apply_file(ALICE), of_provider), background=False) as home,
         administrator(home) as person,
     ):
         yield Scene(provider, home, person)
+
+
+def _with(text: str, of_provider: str) -> str:
+    return text.replace("[[provider]]", f"[[provider]]\n{of_provider}")
 
 
 async def test_get_token_in_the_browser(tmp_path: Path) -> None:
@@ -159,7 +163,7 @@ async def test_a_refusal_at_the_provider_is_shown_with_the_providers_words(tmp_p
         url = await play.go(await play.begin())
         state = dict(parse_qsl(urlsplit(url).query))["state"]
         issuer = play.provider.described["issuer"]
-        await play.come_back(f"/oauth/callback/sandbox?error=access_denied&state={state}&iss={issuer}")
+        await play.come_back(f"/oauth/callback?error=access_denied&state={state}&iss={issuer}")
         assert "refused" in play.person.text()
         assert "access_denied" in play.person.text()
 
@@ -238,7 +242,7 @@ async def test_a_provider_that_is_away_is_a_sentence_and_a_step(tmp_path: Path) 
 
 async def test_the_code_of_another_provider_is_not_sent_to_this_one(tmp_path: Path) -> None:
     """Mix-up: a provider passes our request on to an honest one, whose answer comes to the path registered there."""
-    async with scene(tmp_path) as play:
+    async with scene(tmp_path, "own_redirect = true") as play:
         callback = await play.consent(await play.go(await play.begin()))
         honest = callback.replace("/oauth/callback/sandbox", "/oauth/callback")
         assert honest != callback
@@ -265,7 +269,7 @@ async def test_the_redirect_url_is_ours_whatever_the_request_says(tmp_path: Path
         forged = {"x-forwarded-host": "evil.example", "x-forwarded-proto": "http", "forwarded": "host=evil.example"}
         answer = await play.person.http.post(start, headers={**SAME_SITE, **forged})
         asked = parameters_of(answer.headers["location"])
-        assert asked["redirect_uri"] == "http://localhost:8480/oauth/callback/sandbox"
+        assert asked["redirect_uri"] == "http://localhost:8480/oauth/callback"
 
 
 async def test_the_browser_is_sent_on_without_what_it_sent_to_us(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ _URLS = (
     "jwks_url",
 )
 _COUNTS = tuple(name for name in Limits.__struct_fields__ if name != "size")
-_KEYS = {"name", "title", "ca_file", "scopes", "limits", *_URLS, *PROTOCOLS}
+_KEYS = {"name", "title", "ca_file", "scopes", "limits", "own_redirect", *_URLS, *PROTOCOLS}
 IDENTITY_SCOPES = ("openid", "email", "profile")
 
 
@@ -61,6 +61,11 @@ class _Reading:
             return value.strip()
         self.complain("text", key, f"{key} has to be a text.")
         return ""
+
+    def flag(self, key: str) -> bool:
+        if not isinstance(value := self.table[key], bool):
+            self.complain("flag", key, f"{key} has to be true or false, without quotes.")
+        return bool(value)
 
     def url(self, key: str) -> str:
         url = self.text(key)
@@ -100,6 +105,7 @@ def _changes(reading: _Reading) -> dict[str, Any]:
     table = reading.table
     changes: dict[str, Any] = {key: reading.url(key) for key in _URLS if key in table}
     changes |= {key: reading.text(key) for key in ("title", "ca_file") if key in table}
+    changes |= {key: reading.flag(key) for key in ("own_redirect",) if key in table}
     changes |= {key: reading.parsed(key, _server) for key in PROTOCOLS if key in table}
     if "scopes" in table:
         scopes = reading.scopes("scopes")

@@ -22,7 +22,6 @@ from posthouse.providers.urls import is_loopback
 Protocol = Literal["smtp", "imap", "pop3"]
 PROTOCOLS: tuple[Protocol, ...] = ("smtp", "imap", "pop3")
 CALLBACK = "/oauth/callback"
-_SIGN_IN = ("issuer", "authorize_url", "token_url", "device_url")
 Family = Literal["microsoft", "google", "yahoo", "any"]
 """Whose entries of the error catalogue apply."""
 
@@ -93,6 +92,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Asked for as well where discovery lists them."""
     scope_in_refresh: bool = False
     """A refresh has to name its scopes, because one refresh token serves several resources."""
+    own_redirect: bool = False
+    """Its sign-ins come back to a path of their own."""
     client_methods: tuple[str, ...] = ("none", "post", "basic", "private_key_jwt")
     assertion_algorithm: Literal["RS256", "PS256", "ES256"] = "RS256"
 
@@ -152,14 +153,12 @@ def scopes_for(
 
 
 def callback_path(provider: Provider) -> str:
-    """Where a sign-in comes back to. Each provider that somebody has added has a path of its own.
+    """Where a sign-in comes back to: one place for all, or one of its own for a provider that wants it.
 
-    So the code of one provider cannot be passed off as the answer of another one, to be sent there, also where
-    providers do not say who answers (RFC 9700 section 4.4.2.2).
+    Then the code of another provider cannot be passed off as its answer, to be sent there, also where providers do
+    not say who answers (RFC 9700 section 4.4.2.2).
     """
-    known = built_in().get(provider.name)
-    same = known is not None and all(getattr(provider, name) == getattr(known, name) for name in _SIGN_IN)
-    return CALLBACK if same else f"{CALLBACK}/{quote(provider.name, safe='')}"
+    return f"{CALLBACK}/{quote(provider.name, safe='')}" if provider.own_redirect else CALLBACK
 
 
 def keeps_token(provider: Provider, server: Endpoint) -> bool:
