@@ -31,6 +31,8 @@ from posthouse.services.following import Following
 from posthouse.services.forewarning import Forewarning
 from posthouse.services.giving_back import GivingBack
 from posthouse.services.going_back import GoingBack
+from posthouse.services.key_rotation import KeyRotation
+from posthouse.services.master_key_change import MasterKeyChange
 from posthouse.services.reporting import Reporting
 from posthouse.services.retention import Retaining
 from posthouse.services.sign_in import SignIn
@@ -112,6 +114,7 @@ class Gateway:
             ("forewarning", parts.forewarning.run),
             ("reporting", parts.reporting.run),
             ("retention", Retaining(parts.store, parts.clock, self.settings.retention).run),
+            ("key rotation", parts.key_rotation.run),
         ):
             self._tasks.append(asyncio.create_task(_watched(name, work), name=name))
 
@@ -200,7 +203,8 @@ async def open_gateway(
     """As `gateway`; whoever calls it closes it."""
     lock = await _take_data(settings, create=create)
     try:
-        store = await open_store(settings.data, settings.database, os.environ if environment is None else environment)
+        given = os.environ if environment is None else environment
+        store = await open_store(settings.data, settings.database, given, keyring=settings.key_in_keyring)
     except BaseException:
         lock.release()
         raise
@@ -257,6 +261,8 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
         following=following,
         forewarning=Forewarning(store, directory, clock),
         reporting=Reporting(store, directory, clock, hostname, dispatcher.accepted),
+        key_rotation=KeyRotation(store, node_id, clock),
+        master_key_change=MasterKeyChange(store.keys, node_id),
         clock=clock,
     )
 

@@ -78,6 +78,7 @@ class Settings:
     notices_webhook: str = field(default="", repr=False)
     retention: Retention = field(default_factory=Retention)
     log_level: str = "info"
+    key_in_keyring: bool = False
     source: Path | None = None
 
     @property
@@ -122,7 +123,7 @@ def _parse(path: Path) -> dict[str, Any]:
 def _read(reading: "_Reading", path: Path | None, environment: Mapping[str, str]) -> Settings:
     reading.override(environment)
     sections = [name for name in _OVERRIDES if name]
-    reading.refuse_unknown({*_OVERRIDES[""], *sections})
+    reading.refuse_unknown({*_OVERRIDES[""], "key", *sections})
     listen, tls, notices, retention = (reading.section(name) for name in sections)
     for section in (listen, tls, notices, retention):
         section.refuse_unknown(set(_OVERRIDES[section.prefix.rstrip(".")]))
@@ -144,6 +145,7 @@ def _read(reading: "_Reading", path: Path | None, environment: Mapping[str, str]
         notices_webhook=_webhook(notices),
         retention=_retention(retention),
         log_level=_log_level(reading),
+        key_in_keyring=_key_in_keyring(reading),
         source=path,
     )
     _check_tls(reading, settings)
@@ -244,6 +246,14 @@ def _log_level(reading: "_Reading") -> str:
     if level not in ("debug", "info", "warning", "error"):
         reading.complain("log_level", f"{level!r} is not a level.", "Write debug, info, warning or error.")
     return level
+
+
+def _key_in_keyring(reading: "_Reading") -> bool:
+    """The key itself never stands in this file; POSTHOUSE_KEY, which may hold it, is read where it is needed."""
+    where = reading.text("key")
+    if where not in ("", "keyring"):
+        reading.complain("key", "This names the place of the master key, and is not the key.", 'Write "keyring".')
+    return where == "keyring"
 
 
 def _check_tls(reading: "_Reading", settings: Settings) -> None:

@@ -11,11 +11,12 @@ import pytest
 from sqlalchemy import delete
 
 from posthouse.store.opening import open_store
-from posthouse.store.tables import metadata, sealing_key
+from posthouse.store.tables import metadata, sealing_key, sealing_wrap
 from tests.contract.making import Site
 from tests.support.postgres import Server
 
 _forget_keys = delete(sealing_key)
+_forget_wraps = delete(sealing_wrap)
 _numbers = count(1)
 
 
@@ -32,6 +33,7 @@ def pattern(postgres_server: Server, tmp_path_factory: pytest.TempPathFactory) -
 async def _make_tables(data: Path, url: str) -> None:
     store = await open_store(data, url, {})
     await store.database.write(lambda tx: tx.run(_forget_keys))
+    await store.database.write(lambda tx: tx.run(_forget_wraps))
     await store.close()
 
 

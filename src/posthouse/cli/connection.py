@@ -57,7 +57,12 @@ class Answer:
 
 
 class Api:
-    """The doors under /api/v1; every method but `call` raises ProblemError where the answer is a refusal."""
+    """The doors under /api/v1; every method but `call` raises ProblemError where the answer is a refusal.
+
+    `alone`: nobody but this process works on the data.
+    """
+
+    alone = False
 
     def call(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
@@ -263,6 +268,7 @@ class LocalApi(Api):
         self._runner = runner
         self._app = alone(gateway.parts)
         self._visited = False
+        self.alone = gateway.parts.store.database.embedded
 
     def call(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
         return self._runner.run(self._call(method, path, body, headers))
@@ -281,14 +287,24 @@ class LocalApi(Api):
         self._runner.run(self._look_after(seconds))
 
     async def _look_after(self, seconds: float) -> None:
-        """What the gateway does by itself for a sign-in that is under way."""
+        """What the gateway does by itself for a sign-in or a change of keys that is under way."""
         import asyncio
 
         from posthouse.store.database import CommitUnknown, DatabaseUnavailable
 
         with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
             await self._gateway.parts.authorise.look_after()
+            if await self._rotate_keys(seconds):
+                return
         await asyncio.sleep(seconds)
+
+    async def _rotate_keys(self, seconds: float) -> bool:
+        """For some seconds, or until all is done: whether it is, and was not before."""
+        parts, until = self._gateway.parts, time.monotonic() + seconds
+        begun = parts.store.keys.changing
+        while await parts.key_rotation.turn(alone=self.alone) and time.monotonic() < until:
+            pass
+        return begun and not parts.store.keys.changing
 
     def can_be_visited(self) -> None:
         """The browser has to come back to our page: open it for as long as this command runs."""

@@ -27,7 +27,6 @@ def not_yet(name: str, hint: str = "") -> click.Command:
 doctor = not_yet("doctor", "posthouse status tells what needs a person.")
 received = not_yet("received")
 import_ = not_yet("import")
-key = not_yet("key")
 backup = not_yet("backup", "Until then stop the gateway and copy its data directory.")
 restore = not_yet("restore")
 bundle = not_yet("bundle")

@@ -18,8 +18,10 @@ from posthouse.oauth.jwt_bearer import ServiceAccount, read_service_account
 from posthouse.problems import ProblemError
 from posthouse.providers.applied import from_apply
 from posthouse.providers.provider import Provider, built_in, keeps_token, user_name
-from posthouse.store import configuration
+from posthouse.store import configuration, events
 from posthouse.store.configuration import Configuration, StoredApp
+from posthouse.store.data_keys import COUNTER
+from posthouse.store.database import Transaction
 from posthouse.store.opening import Store
 
 log = structlog.get_logger("directory")
@@ -119,8 +121,12 @@ class Directory:
         self._listeners.append(listener)
 
     async def refresh(self) -> bool:
-        """Look whether the configuration has changed, and read it if so."""
-        if await self._store.database.read(configuration.generation) == self.now.configuration.generation:
+        """Look whether the configuration, or the keys it is sealed with, have changed, and read them if so."""
+        keys = self._store.keys
+        generation, of_keys = await self._store.database.read(_generations)
+        if of_keys != keys.generation:
+            await keys.load()
+        elif generation == self.now.configuration.generation:
             return False
         loaded = await self._store.database.read(configuration.load)
         self.now = Snapshot(loaded, _providers(loaded))
@@ -146,6 +152,10 @@ class Directory:
             return None
         secret = configuration.app_secret(self._store.sealer, app)
         return read_service_account(secret) if secret is not None else None
+
+
+async def _generations(tx: Transaction) -> tuple[int, int]:
+    return await configuration.generation(tx), await events.value_of(tx, COUNTER)
 
 
 def _providers(loaded: Configuration) -> dict[str, Provider]:

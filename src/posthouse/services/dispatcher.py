@@ -168,17 +168,21 @@ class Dispatcher:
     async def _beat(self) -> None:
         while True:
             with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
-                await self.store.database.write(lambda tx: leases.beat(tx, self.node_id))
+                await self.store.database.write(self._say_alive)
                 await self._take(own=False)
                 await self._drop_lost()
                 await self._release_ready()
             await asyncio.sleep(leases.HEARTBEAT)
 
+    async def _say_alive(self, tx: Transaction) -> None:
+        keys = self.store.keys
+        await leases.beat(tx, self.node_id, keys.generation, keys.master_id)
+
     async def _take(self, *, own: bool) -> None:
         now = self.clock()
 
         async def work(tx: Transaction) -> dict[str, int]:
-            await leases.beat(tx, self.node_id)
+            await self._say_alive(tx)
             taken = await leases.take_free(tx, self.node_id, TAKE_AT_ONCE, own=own)
             for mailbox_id in taken:
                 await messages.recover(tx, mailbox_id, now)

@@ -381,8 +381,9 @@ class TokenKeeper:
                 task.cancel()
 
     def registrations_changed(self) -> None:
-        """App registrations or providers may have changed: what was refused for their sake is tried again."""
+        """App registrations, providers or keys may have changed: what did not work for their sake is tried again."""
         self._changes += 1
+        self._unreadable.clear()
 
     async def _look_at_registrations(self) -> None:
         changes = self._changes

@@ -7,69 +7,45 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import bindparam, insert, select
-
 from posthouse.problems import problem
-from posthouse.store import events, fresh
-from posthouse.store.database import Database, Row, Transaction
-from posthouse.store.sealing import MasterKey, Sealer, Unsealable, new_data_key, read_master_key, wrong_key
+from posthouse.store import fresh
+from posthouse.store.data_keys import DataKeys, open_keys
+from posthouse.store.database import Database
+from posthouse.store.master_key import find_place
+from posthouse.store.sealing import Sealer
 from posthouse.store.spool import FileSpool, Spool, TableSpool
 from posthouse.store.sqlite import SqliteDatabase, connect
-from posthouse.store.tables import sealing_key
-
-_keys = select(sealing_key).order_by(sealing_key.c.created_at, sealing_key.c.id)
-_add_key = insert(sealing_key).values(
-    id=bindparam("id"), wrapped=bindparam("wrapped"), created_at=bindparam("created_at")
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
     database: Database
-    sealer: Sealer
+    keys: DataKeys
     spool: Spool
+
+    @property
+    def sealer(self) -> Sealer:
+        return self.keys.sealer
 
     async def close(self) -> None:
         await self.database.close()
 
 
-async def open_store(data: Path, url: str, environment: Mapping[str, str]) -> Store:
+async def open_store(data: Path, url: str, environment: Mapping[str, str], *, keyring: bool = False) -> Store:
     """Open the database at `url`, or the embedded one in `data` where `url` is empty.
 
-    Raises ProblemError where a person has to do something, such as bring back the right key.
+    `keyring`: the master key lies in the operating system's. Raises ProblemError where a person has to do something,
+    such as bring back the right key.
     """
+    place = find_place(data, environment, keyring=keyring)
     database = await (_open_postgres(url) if url else _open_embedded(data / "posthouse.sqlite"))
     try:
-        sealer = await _sealer(database, data, environment)
+        keys = await open_keys(database, place)
     except BaseException:
         await database.close()
         raise
-    spool: Spool = TableSpool(database, sealer) if url else FileSpool(data / "spool", sealer)
-    return Store(database, sealer, spool)
-
-
-async def _sealer(database: Database, data: Path, environment: Mapping[str, str]) -> Sealer:
-    """A master key is only made where nothing has been sealed yet. Raises ProblemError."""
-    known = await database.read(lambda tx: tx.all(_keys))
-    master = read_master_key(data, environment, make=not known)
-
-    async def keys(tx: Transaction) -> dict[str, bytes]:
-        rows = await tx.all(_keys) or await _first_key(tx, master)
-        return {row["id"]: master.unwrap(row["wrapped"], row["id"]) for row in rows}
-
-    try:
-        return Sealer(await database.write(keys))
-    except Unsealable:
-        raise wrong_key(data) from None
-
-
-async def _first_key(tx: Transaction, master: MasterKey) -> list[Row]:
-    """Make the first data key, unless another node, which the counter lets pass first, has just done it."""
-    await events.bump(tx, "sealing_key")
-    if not await tx.all(_keys):
-        key_id, key = new_data_key()
-        await tx.run(_add_key, id=key_id, wrapped=master.wrap(key, key_id), created_at=await tx.now())
-    return await tx.all(_keys)
+    spool: Spool = TableSpool(database, keys.sealer) if url else FileSpool(data / "spool", keys.sealer)
+    return Store(database, keys, spool)
 
 
 async def _open_embedded(path: Path) -> Database:

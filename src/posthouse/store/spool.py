@@ -1,6 +1,8 @@
 """Bodies too large for the message row: sealed pieces, on disk before the row that makes the message exist."""
 
 import asyncio
+import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -10,12 +12,14 @@ from typing import Protocol
 from sqlalchemy import bindparam, delete, insert, select
 
 from posthouse.store.database import Database, Transaction
-from posthouse.store.sealing import OVERHEAD, Sealer, sync_directory
+from posthouse.store.sealing import OVERHEAD, PREFIX, Sealer, Unsealable, key_id_of, sync_directory
 from posthouse.store.tables import message, piece
 
 INLINE = 64 * 1024
 """Octets of body that are kept in the message row."""
 PIECE = 256 * 1024
+AGAIN = ".again"
+"""How the name of a file ends that is being sealed anew; what a crash leaves of it is swept."""
 
 
 class Spool(Protocol):
@@ -33,6 +37,14 @@ class Spool(Protocol):
     async def remove(self, message_id: str) -> None: ...
     async def sweep(self, known: set[str]) -> int:
         """Remove what belongs to none of these messages, as a crash leaves behind; how many. Only at start."""
+        ...
+
+    async def under(self) -> dict[str, list[str]]:
+        """Ids of messages with pieces in files, by the ids of the keys these are sealed with."""
+        ...
+
+    async def seal_anew(self, message_id: str) -> bool:
+        """Seal the pieces of a message that is all there with the current key. False where they cannot be opened."""
         ...
 
     def free(self) -> int:
@@ -76,6 +88,13 @@ class FileSpool:
         for path in orphans:
             path.unlink(missing_ok=True)
         return len(orphans)
+
+    async def under(self) -> dict[str, list[str]]:
+        return await asyncio.to_thread(_by_key, self._directory)
+
+    async def seal_anew(self, message_id: str) -> bool:
+        """The file that is read at this moment stays as it is for its reader; another one takes its name."""
+        return await asyncio.to_thread(_seal_anew, self._path(message_id), self._sealer)
 
     def free(self) -> int:
         return shutil.disk_usage(self._directory).free
@@ -124,8 +143,57 @@ class TableSpool:
 
         return await self._database.write(work)
 
+    async def under(self) -> dict[str, list[str]]:
+        """There are no files; the rows are exchanged as those of other tables."""
+        return {}
+
+    async def seal_anew(self, message_id: str) -> bool:
+        return True
+
     def free(self) -> int:
         return 2**62
+
+
+def _by_key(directory: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for path in sorted(path for path in directory.iterdir() if path.suffix != AGAIN):
+        with contextlib.suppress(FileNotFoundError):
+            for key_id in _keys_of(path):
+                found.setdefault(key_id, []).append(path.name)
+    return found
+
+
+def _keys_of(path: Path) -> set[str]:
+    with path.open("rb") as file:
+        places = range(0, os.fstat(file.fileno()).st_size, PIECE + OVERHEAD)
+        return {key_id_of(os.pread(file.fileno(), PREFIX, place)) for place in places} - {""}
+
+
+def _seal_anew(path: Path, sealer: Sealer) -> bool:
+    anew = path.with_name(path.name + AGAIN)
+    anew.unlink(missing_ok=True)
+    try:
+        with (
+            path.open("rb") as file,
+            os.fdopen(os.open(anew, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as copy,
+        ):
+            for number in itertools.count():
+                if not (sealed := file.read(PIECE + OVERHEAD)):
+                    break
+                place = _place(path.name, number)
+                copy.write(sealer.seal(sealer.open(sealed, place), place))
+            copy.flush()
+            os.fsync(copy.fileno())
+        if path.exists():
+            anew.replace(path)
+            sync_directory(path.parent)
+        return True
+    except FileNotFoundError:
+        return True  # it was sent meanwhile
+    except Unsealable:
+        return False
+    finally:
+        anew.unlink(missing_ok=True)
 
 
 def _append(path: Path, data: bytes) -> None:

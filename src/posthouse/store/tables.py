@@ -47,8 +47,24 @@ meta = Table("meta", metadata, _key("name"), _text("value"))
 counter = Table("counter", metadata, _key("name"), _number("value"))
 """Numbers that only grow: `configuration` at every change of settings, `event` at every event."""
 
-sealing_key = Table("sealing_key", metadata, _key(), _bytes("wrapped"), _time("created_at"))
-"""Data keys, each wrapped by the master key that lies outside the database."""
+sealing_key = Table(
+    "sealing_key",
+    metadata,
+    _key(),
+    _text("purpose"),
+    _time("created_at"),
+    _time("active_at"),
+    _text("lease_owner"),
+    _time("lease_until"),
+)
+"""`purpose` is `data`, a key that seals, or `root`, which passwords of devices are hashed with and which stays.
+
+The newest data key with `active_at` seals; one without is made known first. `lease_*`: who seals anew what lies
+under this one.
+"""
+
+sealing_wrap = Table("sealing_wrap", metadata, _key("key_id"), _key("master_id"), _bytes("wrapped"))
+"""Each key wrapped by the master key, which lies outside the database; by two while that is being changed."""
 
 provider = Table(
     "provider",
@@ -332,5 +348,8 @@ api_key = Table(
     _time("created_at"),
 )
 
-node = Table("node", metadata, _key(), _time("started_at"), _time("expires_at"))
-"""Running gateways; the heartbeat that keeps their mailbox leases alive."""
+node = Table(
+    "node", metadata, _key(), _time("started_at"), _time("expires_at"), _number("keys_known"), _text("master_id")
+)
+"""Running gateways; the heartbeat that keeps their mailbox leases alive. `keys_known` is the value of the counter
+`sealing_key` whose keys this one has."""

@@ -12,6 +12,8 @@ from posthouse.services.dispatcher import Dispatcher
 from posthouse.services.following import Following
 from posthouse.services.forewarning import Forewarning
 from posthouse.services.going_back import GoingBack
+from posthouse.services.key_rotation import KeyRotation
+from posthouse.services.master_key_change import MasterKeyChange
 from posthouse.services.reporting import Reporting
 from posthouse.services.submission import Submission
 from posthouse.services.token_keeper import TokenKeeper
@@ -35,4 +37,6 @@ class Parts:
     following: Following
     forewarning: Forewarning
     reporting: Reporting
+    key_rotation: KeyRotation
+    master_key_change: MasterKeyChange
     clock: Clock

@@ -199,6 +199,8 @@ def upgrade() -> None:
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("started_at", sa.Double(), server_default="0", nullable=False),
         sa.Column("expires_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("keys_known", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("master_id", sa.Text(), server_default="", nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
@@ -250,9 +252,19 @@ def upgrade() -> None:
     op.create_table(
         "sealing_key",
         sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("wrapped", sa.LargeBinary(), nullable=True),
+        sa.Column("purpose", sa.Text(), server_default="", nullable=False),
         sa.Column("created_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("active_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("lease_owner", sa.Text(), server_default="", nullable=False),
+        sa.Column("lease_until", sa.Double(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "sealing_wrap",
+        sa.Column("key_id", sa.Text(), nullable=False),
+        sa.Column("master_id", sa.Text(), nullable=False),
+        sa.Column("wrapped", sa.LargeBinary(), nullable=True),
+        sa.PrimaryKeyConstraint("key_id", "master_id"),
     )
     op.create_table(
         "session",
