@@ -107,9 +107,9 @@ class House:
         return await self.message(queue_id)
 
 
-async def until(reached: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Wait for something that happens by itself; fails after SECONDS."""
-    give_up = time.monotonic() + SECONDS
+async def until(reached: Callable[[], Awaitable[bool]], what: str, *, seconds: float = SECONDS) -> None:
+    """Wait for something that happens by itself; fails after so many seconds."""
+    give_up = time.monotonic() + seconds
     while not await reached():
         assert time.monotonic() < give_up, f"waited in vain for {what}"
         await asyncio.sleep(0.01)

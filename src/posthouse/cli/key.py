@@ -49,7 +49,7 @@ def _values(one: Mapping[str, Any]) -> int:
 
 
 def _what(one: Mapping[str, Any]) -> str:
-    return ", ".join(f"{number} {what}" for what, number in one["values"].items())
+    return ", ".join(f"{what}: {number}" for what, number in one["values"].items())
 
 
 def _unreadable(found: Mapping[str, Any]) -> str:

@@ -79,7 +79,7 @@ class KeyRotation:
         if any(key.state == "coming" for key in found):
             return await keys.activate()
         old = next((key.id for key in found if key.state == "old"), None)
-        if old is None or not await keys.claim(old, self.node_id):
+        if old is None or not (alone or await keys.claim(old, self.node_id)):
             return False
         if self._walk is None or self._walk.key_id != old:
             await self._note_known()

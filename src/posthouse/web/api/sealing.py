@@ -35,7 +35,7 @@ async def show(parts: Inside) -> dict[str, Any]:
         "unreadable": parts.key_rotation.unreadable,
         "nodes": [
             {"id": row["id"], "master": row["master_id"], "knows_all": row["keys_known"] >= found.generation}
-            for row in living
+            for row in ([] if store.database.embedded else living)
         ],
     }
 
