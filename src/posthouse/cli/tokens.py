@@ -69,6 +69,7 @@ def _tell(address: str, one: dict[str, Any]) -> None:
         {
             "token": token_words(one),
             "detail": clean(one["detail"], 500),
+            "means": clean(f"{one['meaning']} {one['fix']}", 900),
             "signed in": one["person"],
             "scopes": " ".join(one["scopes"]),
             "access until": moment(one["access_expires_at"]),

@@ -24,7 +24,8 @@ from posthouse.secret import Secret
 
 MAX_ID_TOKEN = 32 * 1024
 MAX_KEYS = 100
-LEEWAY = timedelta(minutes=5)
+LEEWAY = timedelta(minutes=15)
+"""A clock that is ten minutes wrong does not keep anybody out: the token comes straight from the provider, over TLS."""
 
 _KINDS = {"RS256": "RSA", "PS256": "RSA", "ES256": "EC"}
 _PUBLIC = ("kty", "n", "e", "crv", "x", "y")
@@ -247,9 +248,9 @@ def _wrong_time(claims: Claims, now: float, leeway: float) -> str:
     if ends is None or issued is None or ("nbf" in claims and begins is None):
         return "the ID token does not say how long it is good for"
     if ends + leeway <= now:
-        return "the ID token has expired"
+        return "the ID token has expired: compare this machine's clock"
     if max(issued, begins or issued) - leeway > now:
-        return "the ID token comes from the future: compare the clocks"
+        return "the ID token comes from the future: set this machine's clock"
     return ""
 
 

@@ -3,16 +3,18 @@
 A place is `token`, `smtp.end`, `imap.select` and so on (`PLACES`); a fault at `smtp` covers all of SMTP.
 """
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from posthouse.sandbox.answers import NAMED
 
-Action = Literal["answer", "cut", "lose", "pass"]
+Action = Literal["answer", "cut", "lose", "alter", "pass"]
 """answer: with the given status, body or reply. cut: the connection, before anything is done.
-lose: do it, then cut instead of answering. pass: go on (with a delay, a slow server)."""
+lose: do it, then cut instead of answering. alter: do it, and answer with the members of `body` put into the true
+answer, JSON in JSON; those that are null are left out. pass: go on (with a delay, a slow server)."""
 
 ACTIONS: tuple[Action, ...] = get_args(Action)
 PLACES = (
@@ -67,6 +69,8 @@ class Fault:
             raise ValueError(f"There is no action {self.action!r}; the actions are {', '.join(ACTIONS)}.")
         if not (0 <= self.delay <= MOST_SECONDS and self.times >= 0 and self.skip >= 0):
             raise ValueError("delay, times and skip are not negative, and delay is an hour at most.")
+        if self.action == "alter" and not isinstance(_json(self.body), dict):
+            raise ValueError("body is the members to put into the answer, as a JSON object.")
         if not 200 <= self.status <= 599:
             raise ValueError("status is an HTTP status.")
         wanted = REPLIES.get(self.protocol)
@@ -86,6 +90,13 @@ class Fault:
         if self.place not in (place, place.partition(".")[0]):
             return False
         return not self.person or self.person.lower() in people
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -163,6 +164,8 @@ class FaultyDoors:
         if fault.action == "cut":
             return NoAnswer()
         response = await endpoint(request, form)
+        if fault.action == "alter":
+            return _altered(response, fault)
         return NoAnswer() if fault.action == "lose" else response
 
     async def _closed_within(self, seconds: float) -> bool:
@@ -171,6 +174,14 @@ class FaultyDoors:
                 return await self.closing.wait()
         except TimeoutError:
             return False
+
+
+def _altered(response: Response, fault: Fault) -> Response:
+    """Only a good answer in JSON has members to alter."""
+    if response.status_code != 200 or response.media_type != "application/json":
+        return response
+    members = {**json.loads(bytes(response.body)), **json.loads(fault.body)}
+    return JSONResponse({name: value for name, value in members.items() if value is not None}, headers=NO_STORE)
 
 
 def _answer(fault: Fault) -> Response:

@@ -33,7 +33,6 @@ from posthouse.oauth.introspection import introspect, read_introspection
 from posthouse.oauth.message import Answer
 from posthouse.oauth.userinfo import read_userinfo, userinfo
 from posthouse.problems import Problem, ProblemError, problem
-from posthouse.providers.catalogue import explain_token_error
 from posthouse.providers.provider import Family, Provider, callback_path, scopes_for
 from posthouse.secret import Secret
 from posthouse.services import app_only, switching
@@ -42,6 +41,7 @@ from posthouse.services.credentials import Way
 from posthouse.services.directory import Directory, Snapshot
 from posthouse.services.giving_back import GivingBack
 from posthouse.services.proving import Proof, prove
+from posthouse.services.refusals import Where, closed_ways, problem_of
 from posthouse.services.sign_in import DEADLINE, Registration, SignIn
 from posthouse.services.token_keeper import NoToken, TokenKeeper
 from posthouse.services.upstream import Login
@@ -70,6 +70,9 @@ MOST_OPEN = 20
 """Attempts that may be under way for one mailbox."""
 WRITE_AGAIN = (0.2, 1.0, 3.0)
 """Seconds before a consent that could not be written is written again."""
+_AFTER_AN_ERROR_PAGE = (
+    "Nobody finished this sign-in in time. After an error page: compare the client id, and register the redirect URL "
+)
 Method = Literal["browser", "device", "paste", "link", "app"]
 
 log = structlog.get_logger("authorise")
@@ -157,7 +160,11 @@ class Authorise:
         found = await self.sign_in.registration(app_id)
         if isinstance(found, Registration):
             return found
-        raise _problem_of(found, "any")
+        raise problem_of(found, self._family(app_id))
+
+    def _family(self, app_id: str) -> Family:
+        provider = self.sign_in.described(app_id)[1]
+        return provider.family if provider else "any"
 
     async def _begin_page(self, mailbox: Mailbox, token: Token, method: Method) -> Begun:
         """The page of an owner can be shown again to the administrator who is to send it on."""
@@ -214,8 +221,9 @@ class Authorise:
         started = answer if isinstance(answer, Unreachable) else device.read_start(answer, hide=request.secrets())
         if isinstance(started, device.DeviceCode):
             return started
-        refused = _problem_of(started, registration.provider.family)
-        if "device" in _closed(started, registration.provider.family):
+        family = registration.provider.family
+        refused = problem_of(started, family, "device")
+        if "device" in closed_ways(started, family, "device"):
             raise ProblemError(*refused.problems, ANOTHER_WAY, status=refused.status)
         raise refused
 
@@ -358,7 +366,9 @@ class Authorise:
         if not await self._take_turn(found):
             raise problem("sign-in.used", "This answer was used already.", "Begin again if it did not succeed.")
         found = replace(found, version=found.version + 1)
-        outcome = await self._exchange(registration, attempt, answer) if isinstance(answer, code.Code) else answer
+        if not isinstance(answer, code.Code):
+            return await self._refuse(found, answer, registration.provider.family, "authorize")
+        outcome = await self._exchange(registration, attempt, answer)
         return await self._take(found, registration, outcome, attempt.nonce)
 
     async def _exchange(
@@ -426,9 +436,20 @@ class Authorise:
         if found.state in ("permitted", "proving") and found.grant_id:
             await self._judge(found)
         elif found.expires_at <= now or found.state == "unverified":
-            await self._end(found, "expired", "expired", "Nobody finished this sign-in in time.")
+            await self._end(found, "expired", "expired", await self._why_expired(found))
         elif found.state == "started" and found.user_code:
             await self._poll(found)
+
+    async def _why_expired(self, found: Authorisation) -> str:
+        """Whose fault it may have been, where there was a sign of that."""
+        if found.state == "started" and found.user_code and found.detail:
+            return f"Nobody finished this sign-in in time. The provider's last answer: {found.detail}"
+        if found.state == "started" and "state" in found.secrets:
+            token = await self.store.database.read(lambda tx: tokens.get(tx, found.token_id))
+            provider = self.sign_in.described(token.app_id)[1] if token else None
+            if provider is not None:
+                return f"{_AFTER_AN_ERROR_PAGE}{self.redirect_uri(provider)}"
+        return "Nobody finished this sign-in in time."
 
     async def _poll(self, found: Authorisation) -> None:
         registration = await self._registration_of(found)
@@ -449,10 +470,14 @@ class Authorise:
         if isinstance(outcome, Pending | SlowDown | Unreachable):
             interval = device.interval_after(found.poll_interval, outcome)
             keep = interval if isinstance(outcome, SlowDown) else found.poll_interval
-            await self._advance(found, "started", poll_at=self.clock() + interval, poll_interval=keep)
+            detail = _last_answer(outcome, registration.provider.family)
+            await self._advance(found, "started", poll_at=self.clock() + interval, poll_interval=keep, detail=detail)
             return
         if found.method == "link" and isinstance(outcome, Refused) and outcome.error == "expired_token":
             await self._offer_again(found)
+            return
+        if isinstance(outcome, Refused):
+            await self._refuse(found, outcome, registration.provider.family, "device")
             return
         await self._take(found, registration, outcome, None)
 
@@ -471,10 +496,7 @@ class Authorise:
         nonce: Secret | None,
     ) -> Authorisation:
         if not isinstance(outcome, Granted):
-            explained = _problem_of(outcome, registration.provider.family).problems[0]
-            way = "device" if found.user_code else "browser"
-            reason = "way_closed" if way in _closed(outcome, registration.provider.family) else "refused"
-            return await self._end(found, "refused", reason, str(explained))
+            return await self._refuse(found, outcome, registration.provider.family)
         app_only_for = await self._account_of(found) if found.method == "app" else ""
         grant = _new_grant(found, registration, outcome, self.clock(), app_only_for)
         if not await self._store_surely(found, grant, outcome, nonce):
@@ -483,6 +505,14 @@ class Authorise:
             await self.giving_back.revoke(forgotten)
             return await self._end(found, "refused", "gone", "The mailbox or its token was removed meanwhile.")
         return await self._judge(await self._reload(found))
+
+    async def _refuse(
+        self, found: Authorisation, outcome: Refused | Unreachable, family: Family, where: Where = "token"
+    ) -> Authorisation:
+        """Over, with what the provider's answer means and what mends it."""
+        way = "device" if found.user_code else "browser"
+        reason = "way_closed" if way in closed_ways(outcome, family, where) else "refused"
+        return await self._end(found, "refused", reason, str(problem_of(outcome, family, where).problems[0]))
 
     async def _account_of(self, found: Authorisation) -> str:
         token = await self.store.database.read(lambda tx: tokens.get(tx, found.token_id))
@@ -566,9 +596,11 @@ class Authorise:
         if token is None or grant is None or mailbox is None:
             return None
         registration = await self.sign_in.registration(token.app_id)
-        if isinstance(registration, Unreachable):
-            raise _problem_of(registration, "any")
-        return (token, grant, mailbox, registration) if isinstance(registration, Registration) else None
+        if isinstance(registration, Registration):
+            return token, grant, mailbox, registration
+        if self.sign_in.described(token.app_id)[0] is None:
+            return None
+        raise problem_of(registration, self._family(token.app_id))
 
     async def _identify(
         self, registration: Registration, grant: Grant, found: Authorisation
@@ -622,7 +654,8 @@ class Authorise:
             return await self._advance(found, "proving", reason="", detail="")
         identity = await self._identify(registration, grant, found)
         if isinstance(identity, Unreachable) and not self._took_too_long(found):
-            return await self._advance(found, "permitted", poll_at=self.clock() + 10.0, detail=identity.what)
+            why = problem_of(identity, registration.provider.family).problems[0].sentence
+            return await self._advance(found, "permitted", poll_at=self.clock() + 10.0, detail=why)
         if isinstance(identity, Untrusted):
             return await self._end(found, "refused", "id_token_not_trusted", f"Not accepted: {identity.why}.")
         known = None if isinstance(identity, Unreachable) else identity
@@ -807,6 +840,16 @@ def _kept(attempt: code.Attempt) -> dict[str, str]:
     return {name: getattr(attempt, name).reveal() for name in ("state", "nonce", "verifier")}
 
 
+def _last_answer(outcome: Pending | SlowDown | Unreachable, family: Family) -> str:
+    """What is worth telling should nothing come of a device code; nothing where only the person is waited for."""
+    match outcome:
+        case Pending():
+            return ""
+        case SlowDown():
+            return "slow_down, and never that the sign-in was finished."
+    return problem_of(outcome, family, "device").problems[0].sentence
+
+
 def _used() -> ProblemError:
     return problem("sign-in.used", "This sign-in link has been used or has expired.", "Begin again.")
 
@@ -872,25 +915,3 @@ def _new_grant(
         told_end=granted.refresh_ends_at(now),
         latest_end=granted.refresh_ends_at(now),
     )
-
-
-def _closed(outcome: Refused | Unreachable, family: Family) -> tuple[str, ...]:
-    """Ways of which the provider's answer says that they are shut."""
-    entry = explain_token_error(family, outcome) if isinstance(outcome, Refused) else None
-    return entry.closes if entry else ()
-
-
-def _problem_of(outcome: Refused | Unreachable, family: str) -> ProblemError:
-    """What a provider's refusal means, and the step that mends it."""
-    if isinstance(outcome, Unreachable):
-        return problem(
-            "provider.unreachable",
-            f"The provider's sign-in gave no usable answer: {outcome.what}.",
-            "Check the network, then try again.",
-            status=75,
-        )
-    words = " ".join(part for part in (outcome.error, outcome.description) if part)[:600]
-    entry = explain_token_error(family, outcome)
-    if entry is None:
-        return problem(f"provider.{outcome.error}"[:80], f"The provider refused: {words}.")
-    return problem(f"provider.{entry.id}", f"{entry.meaning} (The provider said: {words})", entry.fix)

@@ -5,7 +5,6 @@ It says what each step has proved and never more: a login that was taken is not 
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -13,14 +12,13 @@ from typing import Literal, get_args
 import structlog
 
 from posthouse.model.mailbox import Mailbox, Protocol
-from posthouse.model.outcome import Refused, Unreachable
 from posthouse.model.token import TokenState
-from posthouse.providers.catalogue import explain_token_error
 from posthouse.providers.provider import Family
 from posthouse.services.clock import Clock
 from posthouse.services.credentials import Credentials
 from posthouse.services.directory import Directory
 from posthouse.services.proving import Proof, prove
+from posthouse.services.refusals import explained, remembered
 from posthouse.services.token_keeper import NoToken, TokenKeeper
 from posthouse.store import tokens
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable
@@ -170,8 +168,8 @@ class ConnectionTest:
         return Step("token", "passed", PROVES["token"])
 
     def _failed(self, mailbox: Mailbox, why: NoToken) -> Step:
-        outcome = why.outcome or _remembered(why.sentence)
-        entry = explain_token_error(self._family(mailbox), outcome) if outcome is not None else None
+        outcome = why.outcome or remembered(why.sentence)
+        entry = explained(outcome, self._family(mailbox)) if outcome is not None else None
         return Step(
             "token",
             "failed",
@@ -225,11 +223,3 @@ def verdict(steps: Collection[Step]) -> Literal["passed", "failed", "temporary"]
 
 def _timed(step: Step, seconds: float) -> Step:
     return replace(step, seconds=round(seconds, 3))
-
-
-def _remembered(detail: str) -> Refused | Unreachable | None:
-    """What the provider said when the token became invalid, for the catalogue: its error, then its description."""
-    error, _, description = detail.partition(" ")
-    if not re.fullmatch(r"[a-z_]{3,60}", error):
-        return None
-    return Refused(error, description=description, codes=tuple(re.findall(r"AADSTS\d{1,9}", detail))[:10])

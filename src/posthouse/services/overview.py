@@ -11,7 +11,9 @@ from posthouse.model.token import NEXT_STEP, Grant, Token, TokenState
 from posthouse.services import forecast
 from posthouse.services.directory import Directory, Snapshot
 from posthouse.services.forecast import Forecast
+from posthouse.services.refusals import explained, remembered
 from posthouse.store import messages, tokens
+from posthouse.store.configuration import StoredApp
 from posthouse.store.database import Transaction
 from posthouse.store.messages import Summary, Wanted
 from posthouse.store.opening import Store
@@ -29,6 +31,7 @@ class TokenView:
     `refreshable`: there is a refresh token; without one an acquired token ends at `access_expires_at`.
     `reauthorising`: a newer consent is being proved beside the one that serves. `used_by` are addresses.
     `forecast`: what of it or of its app registration will end, the nearest first.
+    `meaning`, `fix`: what the error catalogue says of the provider's answer in `detail`, else in `last_error`.
     """
 
     id: str
@@ -51,6 +54,8 @@ class TokenView:
     reauthorising: bool = False
     used_by: tuple[str, ...] = ()
     forecast: tuple[Ending, ...] = ()
+    meaning: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +210,14 @@ def _token_view(snapshot: Snapshot, rows: _Rows, token: Token, endings: Mapping[
         used_by=tuple(mailbox.address for mailbox in snapshot.mailboxes_of_token(token.id)),
         forecast=tuple(sorted((*endings.get(token.app_id, ()), *endings.get(token.id, ())))),
     )
-    return _with_grant(bare, grant) if grant else bare
+    return _with_meaning(_with_grant(bare, grant) if grant else bare, snapshot, app)
+
+
+def _with_meaning(view: TokenView, snapshot: Snapshot, app: StoredApp | None) -> TokenView:
+    provider = snapshot.providers.get(app.provider) if app else None
+    answer = remembered(view.detail) or (remembered(view.last_error) if view.failures else None)
+    entry = explained(answer, provider.family if provider else "any") if answer else None
+    return replace(view, meaning=entry.meaning, fix=entry.fix) if entry else view
 
 
 def _with_grant(view: TokenView, grant: Grant) -> TokenView:

@@ -186,6 +186,12 @@ SENTENCES = (
     N_("The app registration or its provider was changed after this sign-in was begun."),
     N_("A sign-in would come back to {what}, where others could read it."),
     N_("Set external_url to an https:// address, or use a device code."),
+    N_("Nobody finished this sign-in in time. The provider's last answer: {what}"),
+    N_(
+        "Nobody finished this sign-in in time."
+        " After an error page: compare the client id, and register the redirect URL {url}"
+    ),
+    N_("Compare client id, secret, tenant, scopes and redirect URL with the app registration at the provider."),
     N_("Device codes are closed here."),
     N_("Sign in with the browser instead, or paste its address."),
     N_("This address does not answer this sign-in: {what}."),
@@ -249,10 +255,21 @@ _PATTERNS = {_pattern(sentence): sentence for sentence in SENTENCES}
 
 def explained(text: str, said: NullTranslations) -> str:
     """A sentence of a service in the reader's language; the provider's and the catalogue's words stay English."""
-    for pattern, sentence in _PATTERNS.items():
+    sentence, hint = _apart(text)
+    if hint:
+        return f"{explained(sentence, said)} {said.gettext(hint)}"
+    for pattern, known in _PATTERNS.items():
         if found := pattern.fullmatch(text):
-            return said.gettext(sentence).format(**found.groupdict())
+            return said.gettext(known).format(**found.groupdict())
     return text
+
+
+def _apart(text: str) -> tuple[str, str]:
+    """A problem as it was written down, in its sentence and its hint; one without a hint is a sentence."""
+    for space in re.finditer(r"(?<=\.) ", text):
+        if text[space.end() :] in SENTENCES:
+            return text[: space.start()], text[space.end() :]
+    return text, ""
 
 
 def is_known(text: str) -> bool:

@@ -71,6 +71,8 @@ class Token(BaseModel):
     refreshable: bool = Field(description="False: it ends at access_expires_at.")
     failures: int = Field(description="Refreshes in a row that failed for now.")
     last_error: str
+    meaning: str = Field(description="What the provider's answer in detail or last_error means; empty where unknown.")
+    fix: str = Field(description="What mends that.")
     reauthorising: bool
     used_by: list[str]
     forecast: list[Ending] = Field(description="What of it or of its app registration will end, the nearest first.")
@@ -261,6 +263,8 @@ def token(view: TokenView) -> Token:
         refreshable=view.refreshable,
         failures=view.failures,
         last_error=view.last_error,
+        meaning=view.meaning,
+        fix=view.fix,
         reauthorising=view.reauthorising,
         used_by=list(view.used_by),
         forecast=[ending(one) for one in view.forecast],
