@@ -757,7 +757,8 @@ class Authorise:
             current = await authorisations.get(tx, self.store.sealer, found.id)
             if token is None or held is None or current is None or not await _done(tx, current):
                 raise _Overtaken
-            if token.state is TokenState.ACQUIRED and await tokens.is_newer(tx, token.serving_grant, held.obtained_at):
+            newer = await tokens.is_newer(tx, token.serving_grant, held.obtained_at, now)
+            if newer and token.state is TokenState.ACQUIRED:
                 raise _TooLate
             pinned = (held.issuer, held.subject) if held.subject else token.pinned
             pending = None if token.pending_grant == grant.id else token.pending_grant

@@ -307,10 +307,10 @@ async def get_grant(tx: Transaction, sealer: Sealer, grant_id: str) -> Grant | N
     return _grant(row, sealer) if row else None
 
 
-async def is_newer(tx: Transaction, grant_id: str | None, obtained_at: float) -> bool:
-    """Whether a grant was consented to after that moment."""
+async def is_newer(tx: Transaction, grant_id: str | None, obtained_at: float, now: float) -> bool:
+    """Whether a grant was consented to after that moment; one from the future was not: the clock was put back."""
     row = await tx.one(_grant_by_id, row_id=grant_id or "")
-    return row is not None and row["obtained_at"] > obtained_at
+    return row is not None and obtained_at < row["obtained_at"] <= now
 
 
 async def grants_of(tx: Transaction, sealer: Sealer, token_id: str) -> list[Grant]:
