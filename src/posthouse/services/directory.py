@@ -22,6 +22,9 @@ from posthouse.store import configuration
 from posthouse.store.configuration import Configuration, StoredApp
 from posthouse.store.opening import Store
 
+NOTHING = Configuration(-1, {}, {}, {}, {})
+"""What is configured before anything is read."""
+
 log = structlog.get_logger("directory")
 
 
@@ -112,7 +115,7 @@ class Directory:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._listeners: list[Callable[[], None]] = []
-        self.now = Snapshot(Configuration(-1, {}, {}, {}, {}))
+        self.now = Snapshot(NOTHING)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever a new snapshot has taken the place of the old one."""

@@ -114,6 +114,13 @@ METHODS = {
     "paste": N_("with a pasted address"),
 }
 
+CREDENTIALS = {
+    "none": N_("nothing (public client)"),
+    "secret": N_("client secret"),
+    "certificate": N_("certificate"),
+    "service_account": N_("service account"),
+}
+
 SECURITIES = {
     "starttls": "STARTTLS",
     "tls": "SSL/TLS",
@@ -172,6 +179,7 @@ LABELS = {
     "end_step": ENDING_STEPS,
     "direction": DIRECTIONS,
     "method": METHODS,
+    "credential": CREDENTIALS,
     "security": SECURITIES,
     "role": ROLES,
 }

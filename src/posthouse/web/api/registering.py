@@ -1,0 +1,90 @@
+"""The app registration assistant over the API."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from posthouse.providers.guide import Guide
+from posthouse.providers.registration import Credential, Way
+from posthouse.services.app_guide import Asked, app_guide
+from posthouse.web.api.callers import Reader
+from posthouse.web.api.problems import not_found
+from posthouse.web.api.shapes import Name
+
+routes = APIRouter(tags=["configuration"])
+Address = Annotated[str, Query(max_length=320)]
+
+
+class GuideStep(BaseModel):
+    """`lines` are to be copied as they stand."""
+
+    text: str
+    lines: list[str]
+
+
+class GuideScript(BaseModel):
+    title: str = Field(description="The program that runs it.")
+    name: str = Field(description="A name for the file.")
+    text: str
+
+
+class GuideShape(BaseModel):
+    """How to register an app. Where `closed` says why the way is not open, there are no steps."""
+
+    provider: str
+    title: str
+    way: str = Field(description="browser, device, paste, link, app.")
+    ways: list[str] = Field(description="Those that are open.")
+    credential: str = Field(description="none, secret, certificate, service_account.")
+    credentials: list[str]
+    closed: str
+    warnings: list[str]
+    redirect_url: str = Field(description="To be registered exactly so; empty where the way needs none.")
+    scopes: list[str]
+    permissions: list[str] = Field(description="The scopes, as the provider's own pages call them.")
+    public_client: bool
+    steps: list[GuideStep]
+    scripts: list[GuideScript]
+
+
+@routes.get("/providers/{id}/guide")
+async def guide(
+    caller: Reader,
+    name: Name,
+    way: Way | None = None,
+    credential: Credential | None = None,
+    send: bool = False,
+    receive: Literal["imap", "pop3"] | None = None,
+    mailbox: Annotated[list[Address] | None, Query(max_length=200)] = None,
+    tenant: Annotated[str, Query(max_length=253)] = "",
+    app: Annotated[str, Query(max_length=320)] = "",
+) -> GuideShape:
+    """How to register an app at this provider, for sending unless only `receive` is given. With `app`, one that is
+    there already: its client id, tenant and mailboxes are filled in."""
+    snapshot = caller.parts.directory.now
+    if name not in snapshot.providers:
+        raise not_found("provider", name)
+    if app:
+        caller.must_see_all()
+    asked = Asked(way or "", credential or "", send, receive or "", tuple(mailbox or ()), tenant, app)
+    return shape(app_guide(snapshot, caller.parts.settings.redirect_url, name, asked))
+
+
+def shape(made: Guide) -> GuideShape:
+    return GuideShape(
+        provider=made.provider,
+        title=made.title,
+        way=made.way,
+        ways=list(made.ways),
+        credential=made.credential,
+        credentials=list(made.credentials),
+        closed=str(made.closed or ""),
+        warnings=[str(warning) for warning in made.warnings],
+        redirect_url=made.redirect_url,
+        scopes=list(made.scopes),
+        permissions=list(made.permissions),
+        public_client=made.public_client,
+        steps=[GuideStep(text=str(step.sentence), lines=list(step.lines)) for step in made.steps],
+        scripts=[GuideScript(title=one.title, name=one.name, text=one.text) for one in made.scripts],
+    )

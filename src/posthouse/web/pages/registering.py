@@ -1,0 +1,71 @@
+"""The app registration assistant: which provider, and what to do there."""
+
+from http import HTTPStatus
+from typing import Any, Literal
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, HTTPException
+from starlette.datastructures import QueryParams
+from starlette.responses import Response
+
+from posthouse.providers.registration import CREDENTIALS, WAYS
+from posthouse.services.app_guide import Asked, app_guide
+from posthouse.web.rendering import page
+from posthouse.web.visits import Reader, Visit
+
+routes = APIRouter()
+
+
+@routes.get("/register")
+async def providers(visit: Reader) -> Response:
+    """Those with OAuth first; the others need no registration, and their page says so."""
+    await visit.parts.directory.refresh()
+    found = sorted(visit.parts.directory.now.providers.values(), key=lambda one: (not one.has_oauth, one.title))
+    return await page(visit, "register.html", providers=found)
+
+
+@routes.get("/register/{provider}")
+async def guide(visit: Reader, provider: str) -> Response:
+    await visit.parts.directory.refresh()
+    snapshot = visit.parts.directory.now
+    if provider not in snapshot.providers:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    asked = _asked(visit.request.query_params)
+    made = app_guide(snapshot, visit.parts.settings.redirect_url, provider, asked)
+    return await page(
+        visit,
+        "guide.html",
+        guide=made,
+        asked=asked,
+        sends=asked.send or not asked.receive,
+        said=visit.says,
+        next_page=_next_page(visit, provider, asked),
+    )
+
+
+def _next_page(visit: Visit, provider: str, asked: Asked) -> str:
+    """Where the registration is entered; one that is there already has a page of its own."""
+    known = visit.parts.directory.now.apps_by_name.get(asked.app)
+    return f"/apps/{known.id}" if known else f"/apps/new?{urlencode({'provider': provider})}"
+
+
+def _asked(query: QueryParams) -> Asked:
+    """What the form of the page says; what it cannot say counts as not said."""
+    addresses = query.get("mailboxes", "")[:20_000].replace(",", " ").split()
+    return Asked(
+        way=_word(query.get("way"), WAYS),
+        credential=_word(query.get("credential"), CREDENTIALS),
+        send="send" in query,
+        receive=_receive(query.get("receive")),
+        mailboxes=tuple(addresses),
+        tenant=query.get("tenant", "").strip()[:253],
+        app=query.get("app", "")[:320],
+    )
+
+
+def _word(given: str | None, known: tuple[Any, ...]) -> Any:
+    return given if given in known else ""
+
+
+def _receive(given: str | None) -> Literal["imap", "pop3", ""]:
+    return "imap" if given == "imap" else "pop3" if given == "pop3" else ""
