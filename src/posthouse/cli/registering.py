@@ -1,4 +1,4 @@
-"""`posthouse app guide`: how to register an app at a provider."""
+"""`posthouse app guide` and `posthouse app check`: how to register an app, and whether the provider knows it."""
 
 import os
 import textwrap
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from posthouse.cli.calling import show
+from posthouse.cli.calling import Call, calling, clean, show
 from posthouse.cli.connection import connect, path_of
 from posthouse.cli.options import common
+from posthouse.cli.testing import end, tell
 from posthouse.problems import problem
 
 if TYPE_CHECKING:
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
 WAYS = ("browser", "device", "paste", "link", "app")
 CREDENTIALS = ("none", "secret", "certificate", "service_account")
+STEPS = {
+    "discovery": "the sign-in's description of itself",
+    "browser": "the sign-in page, with our client id and redirect URL",
+    "device": "a device code",
+    "client": "what the app shows itself with",
+}
 SHELLS = {"powershell": ".ps1", "az": ".sh"}
 WIDTH = 100
 
@@ -100,3 +107,32 @@ def _wrapped(text: str, mark: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+@click.command(epilog="Example:  posthouse app check office")
+@click.argument("name")
+@calling()
+def check(call: Call, name: str) -> int:
+    """Ask the provider, with harmless requests, whether it knows an app registration.
+
+    Nobody signs in, and what the provider gives is thrown away. Ends with 0 when all passed, 1 when a person has to do
+    something, 75 when waiting may help.
+    """
+    reports: list[dict[str, Any]] = []
+    for step, title in STEPS.items():
+        if not call.as_json:
+            click.echo(f"{title} … ", nl=False)
+        report = call.api.post(path_of("apps", name, "check"), {"only": [step]})
+        reports.append(report)
+        if not call.as_json:
+            for one in report["checks"]:
+                tell(one)
+    if not call.as_json:
+        _tell_app(reports[0])
+    return end(call, reports)
+
+
+def _tell_app(report: dict[str, Any]) -> None:
+    for warning in report["warnings"]:
+        click.echo(_wrapped(f"Warning: {warning}", ""), err=True)
+    click.echo(f"redirect URL: {clean(report['redirect_url'], 2000)}")

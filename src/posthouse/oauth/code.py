@@ -134,7 +134,7 @@ def read_callback(
     if foreign:
         return Refused("iss", description=foreign)
     if "error" in parameters:
-        return _error(parameters)
+        return read_error(parameters)
     code = parameters.get("code", "")
     if not _CODE.fullmatch(code):
         return Refused("invalid_response", description="The callback brings neither a code nor an error.")
@@ -191,7 +191,8 @@ def _host(url: str) -> str:
         return ""
 
 
-def _error(parameters: Mapping[str, str]) -> Refused | Unreachable:
+def read_error(parameters: Mapping[str, str]) -> Refused | Unreachable:
+    """RFC 6749 section 4.1.2.1; `parameters` have an `error`."""
     error = tidy(parameters["error"], 100) or "invalid_response"
     description = tidy(parameters.get("error_description", ""))
     if error in _TEMPORARY:

@@ -73,6 +73,12 @@ class SignIn:
         account = self._directory.service_account(app)
         return Registration(app, provider, self._directory.client(app, provider), found, account)
 
+    def issuer_of(self, app: StoredApp, provider: Provider) -> tuple[str, str]:
+        """Where the sign-in describes itself, and who it has to say that it is; "" for one that does not."""
+        tenant = str(app.document.get("tenant", ""))
+        expected = endpoints_of(provider, tenant).issuer
+        return provider.issuer.replace("{tenant}", tenant or provider.tenant), expected
+
     async def _find_endpoints(self, app: StoredApp, provider: Provider) -> Endpoints | Refused | Unreachable:
         key = (self._directory.now.configuration.generation, app.id)
         kept = self._endpoints.get(key)

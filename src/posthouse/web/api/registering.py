@@ -3,14 +3,18 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from posthouse.providers.guide import Guide
 from posthouse.providers.registration import Credential, Way
+from posthouse.services.app_check import StepName
 from posthouse.services.app_guide import Asked, app_guide
-from posthouse.web.api.callers import Reader
+from posthouse.services.steps import verdict
+from posthouse.store.configuration import StoredApp
+from posthouse.web.api.callers import Caller, Manager, Reader
 from posthouse.web.api.problems import not_found
 from posthouse.web.api.shapes import Name
+from posthouse.web.api.testing import Check, check_of
 
 routes = APIRouter(tags=["configuration"])
 Address = Annotated[str, Query(max_length=320)]
@@ -88,3 +92,45 @@ def shape(made: Guide) -> GuideShape:
         steps=[GuideStep(text=str(step.sentence), lines=list(step.lines)) for step in made.steps],
         scripts=[GuideScript(title=one.title, name=one.name, text=one.text) for one in made.scripts],
     )
+
+
+class WantedSteps(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    only: list[StepName] = Field(default_factory=list, max_length=4, description="Just these steps; left out: all.")
+
+
+class AppReport(BaseModel):
+    """`verdict`: passed, failed, or temporary, where nothing but waiting may help."""
+
+    app: str
+    redirect_url: str = Field(description="What has to be registered at the provider, exactly so.")
+    warnings: list[str] = Field(description="What is known to be in the way before anything is asked.")
+    verdict: str
+    checks: list[Check]
+
+
+@routes.post("/apps/{id}/check")
+async def check(caller: Manager, name: Name, body: WantedSteps | None = None) -> AppReport:
+    """Ask the provider with harmless requests whether it knows the app, its redirect URL and its secret.
+
+    Nobody signs in, and what the provider gives is thrown away. Answers within 80 seconds.
+    """
+    app, checking = _app(caller, name), caller.parts.app_check
+    steps = [step async for step in checking.steps(app.id, body.only if body else ())]
+    return AppReport(
+        app=app.name,
+        redirect_url=checking.redirect_url,
+        warnings=[str(warning) for warning in checking.warnings(app)],
+        verdict=verdict(steps),
+        checks=[check_of(step) for step in steps],
+    )
+
+
+def _app(caller: Caller, name: str) -> StoredApp:
+    """By id or name. Raises HTTPException 404, also for one the key is not meant for."""
+    snapshot = caller.parts.directory.now
+    found = snapshot.configuration.apps.get(name) or snapshot.apps_by_name.get(name)
+    used = {mailbox.app_id for mailbox in snapshot.mailboxes.values() if caller.sees(mailbox.address)}
+    if found is None or (caller.mailboxes and found.id not in used):
+        raise not_found("app", name)
+    return found

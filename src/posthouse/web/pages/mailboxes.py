@@ -77,6 +77,7 @@ async def one(visit: Reader, mailbox_id: str, said: str = "") -> Response:
         endpoints={s.protocol: visit.parts.directory.now.endpoint(view.mailbox, s.protocol) for s in view.servers},
         attempt=shown_to_administrators(visit, attempt) if attempt else None,
         methods=methods,
+        app_id=view.mailbox.switched.app_id,
         earlier=await visit.parts.going_back.earlier(view.mailbox),
         preferred=preferred if preferred in methods else methods[0],
         said=visit.says(SAID[said]) if said in SAID else "",

@@ -1,4 +1,4 @@
-"""The app registration assistant: which provider, and what to do there."""
+"""The app registration assistant: which provider, what to do there, and whether it came to something."""
 
 from http import HTTPStatus
 from typing import Any, Literal
@@ -6,12 +6,16 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, HTTPException
 from starlette.datastructures import QueryParams
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from posthouse.providers.registration import CREDENTIALS, WAYS
+from posthouse.services.app_check import STEPS
 from posthouse.services.app_guide import Asked, app_guide
-from posthouse.web.rendering import page
-from posthouse.web.visits import Reader, Visit
+from posthouse.services.steps import Run
+from posthouse.store.configuration import StoredApp
+from posthouse.web.pages.testing import waiting
+from posthouse.web.rendering import fragment, page
+from posthouse.web.visits import Reader, TokenWriter, Visit
 
 routes = APIRouter()
 
@@ -69,3 +73,56 @@ def _word(given: str | None, known: tuple[Any, ...]) -> Any:
 
 def _receive(given: str | None) -> Literal["imap", "pop3", ""]:
     return "imap" if given == "imap" else "pop3" if given == "pop3" else ""
+
+
+@routes.get("/apps/{app_id}/check")
+async def check(visit: Reader, app_id: str) -> Response:
+    """What is registered, and the button."""
+    return await page(visit, "check.html", **_about(visit, _app(visit, app_id)), run=None)
+
+
+@routes.post("/apps/{app_id}/check")
+async def begin_check(visit: TokenWriter, app_id: str) -> Response:
+    await visit.parts.directory.refresh()
+    run = visit.parts.app_check.runs.begin(_app(visit, app_id).id)
+    return RedirectResponse(f"/apps/{app_id}/check/{run.id}", HTTPStatus.SEE_OTHER)
+
+
+@routes.get("/apps/{app_id}/check/{run_id}")
+async def follow(visit: Reader, app_id: str, run_id: str) -> Response:
+    run = visit.parts.app_check.runs.find(run_id)
+    if run is None:
+        return RedirectResponse(f"/apps/{app_id}/check", HTTPStatus.SEE_OTHER)
+    return await page(visit, "check.html", **_about(visit, _app(visit, app_id)), **_shown(run))
+
+
+@routes.get("/apps/{app_id}/check/{run_id}/progress")
+async def progress(visit: Reader, app_id: str, run_id: str) -> Response:
+    run = visit.parts.app_check.runs.find(run_id)
+    if run is None or run.subject != app_id:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return fragment(visit, "steps.html", **_shown(run))
+
+
+def _app(visit: Visit, app_id: str) -> StoredApp:
+    found = visit.parts.directory.now.configuration.apps.get(app_id)
+    if found is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return found
+
+
+def _about(visit: Visit, app: StoredApp) -> dict[str, Any]:
+    """What check.html says of the registration."""
+    checking, provider = visit.parts.app_check, visit.parts.directory.now.providers.get(app.provider)
+    return {
+        "app": app,
+        "provider": provider,
+        "redirect_url": checking.redirect_url,
+        "warnings": checking.warnings(app),
+        "said": visit.says,
+    }
+
+
+def _shown(run: Run) -> dict[str, Any]:
+    """What steps.html wants to know."""
+    return {"run": run, "waiting": waiting(run, STEPS), "place": f"/apps/{run.subject}/check", "token_page": ""}
