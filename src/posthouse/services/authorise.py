@@ -71,6 +71,8 @@ MOST_OPEN = 20
 WRITE_AGAIN = (0.2, 1.0, 3.0)
 """Seconds before a consent that could not be written is written again."""
 Method = Literal["browser", "device", "paste", "link", "app"]
+Where = Literal["token", "authorize"]
+"""Which of the provider's doors has answered."""
 
 log = structlog.get_logger("authorise")
 
@@ -359,7 +361,8 @@ class Authorise:
             raise problem("sign-in.used", "This answer was used already.", "Begin again if it did not succeed.")
         found = replace(found, version=found.version + 1)
         outcome = await self._exchange(registration, attempt, answer) if isinstance(answer, code.Code) else answer
-        return await self._take(found, registration, outcome, attempt.nonce)
+        where: Where = "token" if isinstance(answer, code.Code) else "authorize"
+        return await self._take(found, registration, outcome, attempt.nonce, where)
 
     async def _exchange(
         self, registration: Registration, attempt: code.Attempt, permission: code.Code
@@ -469,9 +472,12 @@ class Authorise:
         registration: Registration,
         outcome: Granted | Refused | Unreachable,
         nonce: Secret | None,
+        where: Where = "token",
     ) -> Authorisation:
         if not isinstance(outcome, Granted):
-            explained = _problem_of(outcome, registration.provider.family).problems[0]
+            explained = _problem_of(
+                outcome, registration.provider.family, where, self.redirect_uri(registration.provider)
+            ).problems[0]
             way = "device" if found.user_code else "browser"
             reason = "way_closed" if way in _closed(outcome, registration.provider.family) else "refused"
             return await self._end(found, "refused", reason, str(explained))
@@ -880,8 +886,10 @@ def _closed(outcome: Refused | Unreachable, family: Family) -> tuple[str, ...]:
     return entry.closes if entry else ()
 
 
-def _problem_of(outcome: Refused | Unreachable, family: str) -> ProblemError:
-    """What a provider's refusal means, and the step that mends it."""
+def _problem_of(
+    outcome: Refused | Unreachable, family: str, where: Where = "token", redirect_url: str = ""
+) -> ProblemError:
+    """What a provider's refusal means, and the step that mends it, with the redirect URL where that is the step."""
     if isinstance(outcome, Unreachable):
         return problem(
             "provider.unreachable",
@@ -890,7 +898,8 @@ def _problem_of(outcome: Refused | Unreachable, family: str) -> ProblemError:
             status=75,
         )
     words = " ".join(part for part in (outcome.error, outcome.description) if part)[:600]
-    entry = explain_token_error(family, outcome)
+    entry = explain_token_error(family, outcome, where)
     if entry is None:
         return problem(f"provider.{outcome.error}"[:80], f"The provider refused: {words}.")
-    return problem(f"provider.{entry.id}", f"{entry.meaning} (The provider said: {words})", entry.fix)
+    shown = f" Register exactly this redirect URL: {redirect_url}" if "redirect_url" in entry.shows else ""
+    return problem(f"provider.{entry.id}", f"{entry.meaning} (The provider said: {words})", f"{entry.fix}{shown}")
