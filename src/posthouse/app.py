@@ -252,7 +252,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
         ),
         going_back=GoingBack(store, directory, keeper, clock),
         connection_test=ConnectionTest(store, directory, keeper, credentials, clock, hostname),
-        app_check=AppCheck(directory, sign_in, clock, settings.redirect_url),
+        app_check=AppCheck(directory, sign_in, clock, settings.external_url),
         credentials=credentials,
         dispatcher=dispatcher,
         submission=Submission(store, directory, logins, clock, hostname, dispatcher.accepted),

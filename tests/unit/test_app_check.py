@@ -90,6 +90,17 @@ async def test_our_redirect_url_follows_external_url(tmp_path: Path, provider: B
     assert step.sentence.endswith(": https://mail.example.com/oauth/callback")
 
 
+async def test_a_provider_with_a_redirect_url_of_its_own(tmp_path: Path, provider: Box) -> None:
+    async with with_app(tmp_path, provider, 'client_id = "elsewhere"') as home:
+        await home.apply('[[provider]]\nname = "sandbox"\nown_redirect = true')
+        step = (await checked(home, "browser"))["browser"]
+        assert step.sentence.endswith(f": {OURS}/sandbox")
+        async with over_socket(home) as client:
+            guide = (await client.get("/providers/sandbox/guide")).json()
+            (app,) = await client.items("/apps")
+        assert guide["redirect_url"] == app["redirect_url"] == f"{OURS}/sandbox"
+
+
 async def test_device_codes_that_are_not_allowed(tmp_path: Path, provider: Box) -> None:
     """The provider gives a code, and refuses when it is asked about."""
     async with with_app(tmp_path, provider, 'client_id = "no-codes"') as home:

@@ -69,7 +69,7 @@ def _ask(settings: "Settings", provider: str, wanted: dict[str, Any], *, debug: 
     from posthouse.web.api.registering import shape
 
     asked = Asked(**{**wanted, "mailboxes": tuple(wanted.pop("mailbox", ()))})
-    return shape(app_guide(Snapshot(NOTHING, dict(built_in())), settings.redirect_url, provider, asked)).model_dump()
+    return shape(app_guide(Snapshot(NOTHING, dict(built_in())), settings.external_url, provider, asked)).model_dump()
 
 
 def _script(found: dict[str, Any], ending: str) -> str:
@@ -95,6 +95,11 @@ def _tell(found: dict[str, Any]) -> None:
     for number, step in enumerate(found["steps"], start=1):
         click.echo(_wrapped(step["text"], f"{number}. "))
         for line in step["lines"]:
+            click.echo(f"       {line}")
+    for one in found["borrowed"]:
+        click.echo(f"Without a registration of your own, that of {one['title']}:")
+        click.echo(_wrapped(f"Warning: {one['warning']}", ""))
+        for line in one["lines"]:
             click.echo(f"       {line}")
 
 

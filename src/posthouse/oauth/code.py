@@ -128,7 +128,7 @@ def read_callback(
     """
     if not _same(parameters.get("state", ""), attempt.state):
         return NotOurs("state is missing or belongs to another sign-in")
-    if came_to and not urlsplit(attempt.redirect_uri).path.endswith(came_to):
+    if came_to and not (urlsplit(attempt.redirect_uri).path or "/").endswith(came_to):
         return Refused("iss", description=f"The answer came to {tidy(came_to, 200)}, where another provider answers.")
     foreign = _wrong_issuer(parameters, endpoints)
     if foreign:

@@ -5,6 +5,7 @@ provider's own data file names its guide under `[registering]`.
 """
 
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -15,6 +16,7 @@ import msgspec
 
 from posthouse.providers.provider import PROTOCOLS, Protocol, Provider, scopes_for
 from posthouse.providers.registration import (
+    BORROWED_WAYS,
     CREDENTIALS,
     WAYS,
     WITH_REDIRECT,
@@ -22,6 +24,7 @@ from posthouse.providers.registration import (
     Sentence,
     Way,
     Wish,
+    client_warnings,
     closed,
     credentials_of,
     redirect_warnings,
@@ -73,6 +76,16 @@ class Script:
 
 
 @dataclass(frozen=True, slots=True)
+class Borrowed:
+    """Somebody else's public registration, for who cannot have one of their own; `lines` go into an apply file."""
+
+    name: str
+    title: str
+    warning: Sentence
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Guide:
     """`closed` says why this way is not open; then there are no steps. `redirect_url` is "" where the way needs none.
 
@@ -93,6 +106,7 @@ class Guide:
     public_client: bool = False
     steps: tuple[Step, ...] = ()
     scripts: tuple[Script, ...] = ()
+    borrowed: tuple[Borrowed, ...] = ()
 
 
 class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,8 +157,19 @@ def _filled(made: Guide, provider: Provider, wish: Wish) -> Guide:
     return replace(
         made,
         steps=tuple(_step(step, made, known) for step in steps),
+        borrowed=tuple(_borrowed(provider, wish)),
         scripts=tuple(Script(one.title, one.file, rendered(one.file, known)) for one in pages.script),
     )
+
+
+def _borrowed(provider: Provider, wish: Wish) -> Iterator[Borrowed]:
+    """Nobody comes back to us from a redirect URL of theirs, so it is for a device code or a pasted address only."""
+    if wish.way not in BORROWED_WAYS:
+        return
+    for name, known in provider.known_clients.items():
+        app = ("[[app]]", f"name = {toml(wish.name or provider.name)}", f"provider = {toml(provider.name)}")
+        (warning,) = client_warnings(provider, name)
+        yield Borrowed(name, known.title, warning, (*app, f"client_id = {toml(name)}"))
 
 
 def _permissions(provider: Provider, wish: Wish, scopes: tuple[str, ...]) -> tuple[str, ...]:

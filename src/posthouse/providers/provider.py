@@ -62,6 +62,14 @@ class UserNames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pop3: Literal["account", "mailbox"] = "account"
 
 
+class KnownClient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A public registration of somebody else that works here. `redirect_url` is theirs: nobody comes back to us."""
+
+    title: str
+    client_id: str
+    redirect_url: str
+
+
 class Registering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How an app is registered. `guide` names the steps, `portal` the page where they are done.
 
@@ -130,6 +138,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Whether a refresh answers with a new refresh token. Whatever comes is stored."""
     quirks: tuple[str, ...] = ()
     registering: Registering = Registering()
+    known_clients: dict[str, KnownClient] = {}
+    """By the name that may stand in the place of a client id."""
 
     @property
     def has_oauth(self) -> bool:

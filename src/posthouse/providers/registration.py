@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from posthouse.problems import Problem, ProblemError
-from posthouse.providers.provider import Protocol, Provider
+from posthouse.providers.provider import KnownClient, Protocol, Provider, callback_path
 from posthouse.providers.urls import is_loopback
 
 Way = Literal["browser", "device", "paste", "link", "app"]
@@ -16,6 +16,8 @@ Credential = Literal["none", "secret", "certificate", "service_account"]
 WAYS: tuple[Way, ...] = get_args(Way)
 CREDENTIALS: tuple[Credential, ...] = get_args(Credential)
 WITH_REDIRECT: tuple[Way, ...] = ("browser", "paste", "link")
+BORROWED_WAYS: tuple[Way, ...] = ("device", "paste")
+"""What somebody else's registration can be used for."""
 MOST_MAILBOXES = 200
 
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}")
@@ -53,6 +55,12 @@ NEEDS_NAME = N_(
 ELSEWHERE = N_(
     "The redirect URL leads to localhost: in the browser only somebody at the gateway's own machine can finish the"
     " sign-in. Elsewhere paste the address, or use a device code."
+)
+
+
+KNOWN_CLIENT = N_(
+    "This is the app registration of %(client)s, not yours. Its makers ask others not to use it; they or the provider"
+    " can end it any day, and then every sign-in ends with it. The consent names %(client)s instead of Posthouse."
 )
 
 
@@ -110,6 +118,24 @@ def credentials_of(provider: Provider, way: Way) -> tuple[Credential, ...]:
         return ("service_account",)
     found = dict.fromkeys(_METHODS[method] for method in provider.client_methods)
     return tuple(one for one in found if way != "app" or one != "none")
+
+
+def known_client(provider: Provider, client_id: str) -> KnownClient | None:
+    """Somebody else's registration, by the name that a person chose for it or by its client id."""
+    known = provider.known_clients
+    return known.get(client_id) or next((one for one in known.values() if one.client_id == client_id), None)
+
+
+def client_warnings(provider: Provider, client_id: str) -> tuple[Sentence, ...]:
+    """What is against a registration, whatever the provider says of it."""
+    known = known_client(provider, client_id)
+    return (Sentence(KNOWN_CLIENT, {"client": known.title}),) if known else ()
+
+
+def redirect_url_of(provider: Provider, client_id: str, external_url: str) -> str:
+    """What has to be registered, exactly so: a place below `external_url`; for somebody else's registration theirs."""
+    known = known_client(provider, client_id)
+    return known.redirect_url if known else f"{external_url}{callback_path(provider)}"
 
 
 def redirect_problem(provider: Provider, redirect_url: str) -> Sentence | None:

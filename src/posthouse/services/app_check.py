@@ -17,7 +17,7 @@ from posthouse.oauth.message import Answer, Request
 from posthouse.problems import ProblemError
 from posthouse.providers.catalogue import explain_token_error
 from posthouse.providers.provider import Provider, scopes_for
-from posthouse.providers.registration import Sentence, redirect_problem
+from posthouse.providers.registration import Sentence, client_warnings, redirect_problem, redirect_url_of
 from posthouse.secret import Secret
 from posthouse.services import app_only
 from posthouse.services.clock import Clock, as_datetime
@@ -54,12 +54,12 @@ REGISTER = "Register exactly this redirect URL: {url}"
 
 @dataclass(slots=True)
 class AppCheck:
-    """`redirect_url` is where this gateway lets sign-ins come back to."""
+    """`external_url` is this gateway's page: below it sign-ins come back."""
 
     directory: Directory
     sign_in: SignIn
     clock: Clock
-    redirect_url: str
+    external_url: str
     runs: Runs = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,8 +68,15 @@ class AppCheck:
     def warnings(self, app: StoredApp) -> tuple[Sentence, ...]:
         """What is known to be wrong before anything is asked."""
         provider = self.directory.now.providers.get(app.provider)
-        refused = redirect_problem(provider, self.redirect_url) if provider else None
-        return (refused,) if refused and not _is_service_account(app) else ()
+        if provider is None or _is_service_account(app):
+            return ()
+        refused = redirect_problem(provider, self.redirect_url_of(app))
+        return (*client_warnings(provider, app.client_id), *((refused,) if refused else ()))
+
+    def redirect_url_of(self, app: StoredApp) -> str:
+        """What has to be registered for it at the provider, exactly so; "" where the provider is gone."""
+        provider = self.directory.now.providers.get(app.provider)
+        return redirect_url_of(provider, app.client_id, self.external_url) if provider else ""
 
     async def steps(self, app_id: str, only: Collection[str] = ()) -> AsyncIterator[Step]:
         """The steps as they end; `only`: just these. Nothing where there is no such app. Raises Unsealable."""
@@ -124,7 +131,7 @@ class AppCheck:
             return Step("browser", "unused", NOBODY_SIGNS_IN)
         if not registration.endpoints.authorize_url:
             return Step("browser", "unused", NO_DOOR)
-        provider, url = registration.provider, self.redirect_url
+        provider, url = registration.provider, self.redirect_url_of(registration.app)
         attempt, request = silent.ask(
             registration.endpoints,
             registration.client,
@@ -132,7 +139,9 @@ class AppCheck:
             scopes=_scopes(registration),
             parameters=provider.authorize,
         )
-        asked = f"GET {registration.endpoints.authorize_url} client_id={registration.app.client_id} redirect_uri={url}"
+        asked = (
+            f"GET {registration.endpoints.authorize_url} client_id={registration.client.client_id} redirect_uri={url}"
+        )
         answer = await self._ask(request, provider)
         outcome = answer if isinstance(answer, Unreachable) else silent.read(answer, attempt)
         if isinstance(outcome, silent.Opened):
@@ -188,7 +197,7 @@ class AppCheck:
             scopes = _scopes(registration) if registration.provider.scope_in_refresh else ()
             request = refresh.refresh(registration.endpoints, registration.client, MADE_UP, self._now, scopes=scopes)
             grant = "refresh_token, with a made-up token"
-        return request, f"POST {url} client_id={registration.app.client_id} grant_type={grant}"
+        return request, f"POST {url} client_id={registration.client.client_id} grant_type={grant}"
 
     def _account(self, app: StoredApp) -> str:
         mailboxes = self.directory.now.mailboxes.values()

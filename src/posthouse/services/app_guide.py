@@ -8,7 +8,7 @@ from typing import Literal
 from posthouse.model.mailbox import Protocol
 from posthouse.problems import problem
 from posthouse.providers.guide import Guide, guide
-from posthouse.providers.registration import MOST_MAILBOXES, Credential, Way, Wish, ways_of
+from posthouse.providers.registration import MOST_MAILBOXES, Credential, Way, Wish, redirect_url_of, ways_of
 from posthouse.services.directory import Snapshot
 from posthouse.store.configuration import StoredApp
 
@@ -26,7 +26,7 @@ class Asked:
     app: str = ""
 
 
-def app_guide(snapshot: Snapshot, redirect_url: str, provider: str, asked: Asked) -> Guide:
+def app_guide(snapshot: Snapshot, external_url: str, provider: str, asked: Asked) -> Guide:
     """Raises ProblemError where there is no such provider or app, or for values that cannot be meant."""
     found = snapshot.providers.get(provider)
     if found is None:
@@ -36,7 +36,7 @@ def app_guide(snapshot: Snapshot, redirect_url: str, provider: str, asked: Asked
     return guide(
         found,
         Wish(
-            redirect_url=redirect_url,
+            redirect_url=redirect_url_of(found, "", external_url),
             way=asked.way or (open_ways[0] if open_ways else "browser"),
             protocols=tuple(_protocols(asked)),
             credential=asked.credential,

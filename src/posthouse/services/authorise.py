@@ -34,7 +34,8 @@ from posthouse.oauth.message import Answer
 from posthouse.oauth.userinfo import read_userinfo, userinfo
 from posthouse.problems import Problem, ProblemError, problem
 from posthouse.providers.catalogue import explain_token_error
-from posthouse.providers.provider import Family, Provider, callback_path, scopes_for
+from posthouse.providers.provider import Family, Provider, scopes_for
+from posthouse.providers.registration import known_client, redirect_url_of
 from posthouse.secret import Secret
 from posthouse.services import app_only, switching
 from posthouse.services.clock import Clock, as_datetime
@@ -139,6 +140,13 @@ class Authorise:
                 f"{mailbox.address} uses a service account, so nobody signs in.",
                 "Use the method app.",
             )
+        known = known_client(registration.provider, registration.client.client_id)
+        if known is not None and method != "paste":
+            raise problem(
+                "sign-in.known-client",
+                f"{mailbox.address} uses the app registration of {known.title}, which lets nobody come back here.",
+                "Use a device code, or paste the address.",
+            )
         if method == "paste":
             return await self._begin_paste(mailbox, token, registration)
         return await self._begin_page(mailbox, token, method)
@@ -202,7 +210,7 @@ class Authorise:
         return code.begin(
             registration.endpoints,
             registration.client,
-            redirect_uri=self.redirect_uri(registration.provider),
+            redirect_uri=self.redirect_uri(registration),
             scopes=self._scopes(registration, token),
             parameters=registration.provider.authorize,
             login_hint=token.account,
@@ -232,9 +240,9 @@ class Authorise:
             secrets={**new.secrets, "device_code": started.device_code.reveal()},
         )
 
-    def redirect_uri(self, provider: Provider) -> str:
+    def redirect_uri(self, registration: Registration) -> str:
         """Exactly as it has to be registered at the provider."""
-        return f"{self.external_url}{callback_path(provider)}"
+        return redirect_url_of(registration.provider, registration.client.client_id, self.external_url)
 
     def _new(self, mailbox: Mailbox, token: Token, method: str, *, expires_at: float) -> Authorisation:
         return Authorisation(
@@ -353,7 +361,7 @@ class Authorise:
         registration = await self._registration_of(found)
         if found.secrets.get("doors") != registration.doors:
             return await self._end(found, "refused", "client_changed", CHANGED)
-        attempt = self._attempt(found, registration.provider)
+        attempt = self._attempt(found, registration)
         answer = code.read_callback(parameters, attempt, registration.endpoints, came_to=came_to)
         if isinstance(answer, code.NotOurs):
             raise _not_ours(found, answer)
@@ -372,9 +380,9 @@ class Authorise:
         said = await self.sign_in.ask(request, registration.provider)
         return said if isinstance(said, Unreachable) else read_token_answer(said, hide=request.secrets())
 
-    def _attempt(self, found: Authorisation, provider: Provider) -> code.Attempt:
+    def _attempt(self, found: Authorisation, registration: Registration) -> code.Attempt:
         state, nonce, verifier = (Secret(found.secrets[name]) for name in ("state", "nonce", "verifier"))
-        return code.Attempt("", state, nonce, verifier, self.redirect_uri(provider))
+        return code.Attempt("", state, nonce, verifier, self.redirect_uri(registration))
 
     async def _registration_of(self, found: Authorisation) -> Registration:
         token = await self.store.database.read(lambda tx: tokens.get(tx, found.token_id))
@@ -475,9 +483,8 @@ class Authorise:
         where: Where = "token",
     ) -> Authorisation:
         if not isinstance(outcome, Granted):
-            explained = _problem_of(
-                outcome, registration.provider.family, where, self.redirect_uri(registration.provider)
-            ).problems[0]
+            redirect_url = self.redirect_uri(registration)
+            explained = _problem_of(outcome, registration.provider.family, where, redirect_url).problems[0]
             way = "device" if found.user_code else "browser"
             reason = "way_closed" if way in _closed(outcome, registration.provider.family) else "refused"
             return await self._end(found, "refused", reason, str(explained))

@@ -18,6 +18,7 @@ from posthouse.oauth.jwt_bearer import ServiceAccount, read_service_account
 from posthouse.problems import ProblemError
 from posthouse.providers.applied import from_apply
 from posthouse.providers.provider import Provider, built_in, keeps_token, user_name
+from posthouse.providers.registration import known_client
 from posthouse.store import configuration
 from posthouse.store.configuration import Configuration, StoredApp
 from posthouse.store.opening import Store
@@ -133,6 +134,9 @@ class Directory:
 
     def client(self, app: StoredApp, provider: Provider) -> Client:
         """The app registration as the flows need it. Raises Unsealable."""
+        known = known_client(provider, app.client_id)
+        if known is not None:
+            return Client(known.client_id)
         secret = configuration.app_secret(self._store.sealer, app)
         kind = app.document.get("credential", "client_secret")
         if secret is None or kind == "service_account":

@@ -38,7 +38,7 @@ class Registration:
     @property
     def name(self) -> str:
         """Who a consent is given to, wherever the tenant and the addresses of the provider may move."""
-        return f"{self.app.client_id} at {self.provider.issuer or self.provider.token_url}"
+        return f"{self.client.client_id} at {self.provider.issuer or self.provider.token_url}"
 
     @property
     def doors(self) -> str:

@@ -262,6 +262,8 @@ SENTENCES = (
     N_("There is no provider {name}."),
     N_("Without the addresses of the sign-in it cannot be tried."),
     N_("Register exactly this redirect URL: {url}"),
+    N_("{address} uses the app registration of {client}, which lets nobody come back here."),
+    N_("Use a device code, or paste the address."),
 )
 """What services say, with holes for what differs; translated here because services know no languages."""
 

@@ -33,6 +33,15 @@ class GuideScript(BaseModel):
     text: str
 
 
+class BorrowedShape(BaseModel):
+    """Somebody else's public registration, with what is against it."""
+
+    name: str = Field(description="May stand in the place of a client id.")
+    title: str
+    warning: str
+    lines: list[str]
+
+
 class GuideShape(BaseModel):
     """How to register an app. Where `closed` says why the way is not open, there are no steps."""
 
@@ -50,6 +59,7 @@ class GuideShape(BaseModel):
     public_client: bool
     steps: list[GuideStep]
     scripts: list[GuideScript]
+    borrowed: list[BorrowedShape]
 
 
 @routes.get("/providers/{id}/guide")
@@ -72,7 +82,7 @@ async def guide(
     if app:
         caller.must_see_all()
     asked = Asked(way or "", credential or "", send, receive or "", tuple(mailbox or ()), tenant, app)
-    return shape(app_guide(snapshot, caller.parts.settings.redirect_url, name, asked))
+    return shape(app_guide(snapshot, caller.parts.settings.external_url, name, asked))
 
 
 def shape(made: Guide) -> GuideShape:
@@ -91,6 +101,10 @@ def shape(made: Guide) -> GuideShape:
         public_client=made.public_client,
         steps=[GuideStep(text=str(step.sentence), lines=list(step.lines)) for step in made.steps],
         scripts=[GuideScript(title=one.title, name=one.name, text=one.text) for one in made.scripts],
+        borrowed=[
+            BorrowedShape(name=one.name, title=one.title, warning=str(one.warning), lines=list(one.lines))
+            for one in made.borrowed
+        ],
     )
 
 
@@ -119,7 +133,7 @@ async def check(caller: Manager, name: Name, body: WantedSteps | None = None) ->
     steps = [step async for step in checking.steps(app.id, body.only if body else ())]
     return AppReport(
         app=app.name,
-        redirect_url=checking.redirect_url,
+        redirect_url=checking.redirect_url_of(app),
         warnings=[str(warning) for warning in checking.warnings(app)],
         verdict=verdict(steps),
         checks=[check_of(step) for step in steps],

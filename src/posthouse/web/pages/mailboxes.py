@@ -61,7 +61,9 @@ async def one(visit: Reader, mailbox_id: str, said: str = "") -> Response:
     seen = await look(visit)
     view = mailbox_of(seen, mailbox_id)
     attempt = await _latest(visit, view)
-    methods = methods_for(visit.parts.directory.now.configuration.apps.get(view.mailbox.switched.app_id or ""))
+    snapshot = visit.parts.directory.now
+    app = snapshot.configuration.apps.get(view.mailbox.switched.app_id or "")
+    methods = methods_for(app, snapshot.providers.get(app.provider) if app else None)
     preferred = view.mailbox.settings.method
     return await page(
         visit,

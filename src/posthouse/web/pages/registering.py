@@ -35,7 +35,7 @@ async def guide(visit: Reader, provider: str) -> Response:
     if provider not in snapshot.providers:
         raise HTTPException(HTTPStatus.NOT_FOUND)
     asked = _asked(visit.request.query_params)
-    made = app_guide(snapshot, visit.parts.settings.redirect_url, provider, asked)
+    made = app_guide(snapshot, visit.parts.settings.external_url, provider, asked)
     return await page(
         visit,
         "guide.html",
@@ -117,7 +117,7 @@ def _about(visit: Visit, app: StoredApp) -> dict[str, Any]:
     return {
         "app": app,
         "provider": provider,
-        "redirect_url": checking.redirect_url,
+        "redirect_url": checking.redirect_url_of(app),
         "warnings": checking.warnings(app),
         "said": visit.says,
     }
