@@ -19,7 +19,7 @@ from posthouse.services.clock import Clock
 from posthouse.services.credentials import Credentials
 from posthouse.services.directory import Directory
 from posthouse.services.proving import Proof, prove
-from posthouse.services.steps import Runs, Step, timed
+from posthouse.services.steps import Run, Runs, Step, timed
 from posthouse.services.token_keeper import NoToken, TokenKeeper
 from posthouse.store import tokens
 from posthouse.store.database import CommitUnknown
@@ -54,10 +54,14 @@ class ConnectionTest:
     def __post_init__(self) -> None:
         self.runs = Runs(self._of_id)
 
-    async def _of_id(self, mailbox_id: str) -> AsyncIterator[Step]:
+    def begin(self, mailbox: Mailbox) -> Run:
+        """Test in the background."""
+        return self.runs.begin(mailbox.id, STEPS)
+
+    async def _of_id(self, mailbox_id: str, names: tuple[str, ...]) -> AsyncIterator[Step]:
         mailbox = self.directory.now.mailboxes.get(mailbox_id)
         if mailbox is not None:
-            async for step in self.steps(mailbox):
+            async for step in self.steps(mailbox, names if names != STEPS else ()):
                 yield step
 
     async def steps(self, mailbox: Mailbox, only: Collection[str] = ()) -> AsyncIterator[Step]:

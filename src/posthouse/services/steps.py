@@ -38,30 +38,31 @@ class Step:
 
 @dataclass(slots=True)
 class Run:
-    """As far as it has come; `subject` is the id of what is looked at."""
+    """As far as it has come; `subject` is the id of what is looked at, `names` are the steps it will have."""
 
     id: str
     subject: str
+    names: tuple[str, ...]
     steps: list[Step] = field(default_factory=list)
     ended: bool = False
 
 
 @dataclass(slots=True)
 class Runs:
-    """`look` gives the steps of a subject, with the names of those that are wanted, or none for all."""
+    """`look` gives the steps of a subject that have these names."""
 
-    look: Callable[[str], AsyncIterator[Step]]
+    look: Callable[[str, tuple[str, ...]], AsyncIterator[Step]]
     _runs: dict[str, Run] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def begin(self, subject: str) -> Run:
-        """Look in the background; a run that goes on for this subject already is joined."""
+    def begin(self, subject: str, names: tuple[str, ...]) -> Run:
+        """Look in the background; the same run that goes on already is joined."""
         for known in self._runs.values():
-            if known.subject == subject and not known.ended:
+            if (known.subject, known.names) == (subject, names) and not known.ended:
                 return known
         while len(self._runs) >= RUNS:
             self._runs.pop(next(iter(self._runs)))
-        run = Run(new_id("ct"), subject)
+        run = Run(new_id("ct"), subject, names)
         self._runs[run.id] = run
         task = asyncio.create_task(self._follow(run))
         self._tasks.add(task)
@@ -79,7 +80,7 @@ class Runs:
 
     async def _follow(self, run: Run) -> None:
         try:
-            async for step in self.look(run.subject):
+            async for step in self.look(run.subject, run.names):
                 run.steps.append(step)
         except (DatabaseUnavailable, CommitUnknown, Unsealable) as cause:
             log.error("broken off", subject=run.subject, cause=str(cause))

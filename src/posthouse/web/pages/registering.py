@@ -84,7 +84,7 @@ async def check(visit: Reader, app_id: str) -> Response:
 @routes.post("/apps/{app_id}/check")
 async def begin_check(visit: TokenWriter, app_id: str) -> Response:
     await visit.parts.directory.refresh()
-    run = visit.parts.app_check.runs.begin(_app(visit, app_id).id)
+    run = visit.parts.app_check.runs.begin(_app(visit, app_id).id, STEPS)
     return RedirectResponse(f"/apps/{app_id}/check/{run.id}", HTTPStatus.SEE_OTHER)
 
 
@@ -125,4 +125,4 @@ def _about(visit: Visit, app: StoredApp) -> dict[str, Any]:
 
 def _shown(run: Run) -> dict[str, Any]:
     """What steps.html wants to know."""
-    return {"run": run, "waiting": waiting(run, STEPS), "place": f"/apps/{run.subject}/check", "token_page": ""}
+    return {"run": run, "waiting": waiting(run), "place": f"/apps/{run.subject}/check", "token_page": ""}

@@ -1,6 +1,5 @@
 """The connection test on the page: begun with a button, followed step by step."""
 
-from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -8,7 +7,6 @@ from fastapi import APIRouter, HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from posthouse.model.mailbox import Mailbox
-from posthouse.services.connection_test import STEPS
 from posthouse.services.steps import Run
 from posthouse.web.rendering import fragment, page
 from posthouse.web.visits import Reader, TokenWriter, Visit
@@ -19,7 +17,7 @@ routes = APIRouter()
 @routes.post("/mailboxes/{mailbox_id}/test")
 async def begin(visit: TokenWriter, mailbox_id: str) -> Response:
     await visit.parts.directory.refresh()
-    run = visit.parts.connection_test.runs.begin(_mailbox(visit, mailbox_id).id)
+    run = visit.parts.connection_test.begin(_mailbox(visit, mailbox_id))
     return RedirectResponse(f"/mailboxes/{mailbox_id}/test/{run.id}", HTTPStatus.SEE_OTHER)
 
 
@@ -43,12 +41,12 @@ async def progress(visit: Reader, mailbox_id: str, run_id: str) -> Response:
 def _shown(run: Run) -> dict[str, Any]:
     """What steps.html wants to know."""
     page_of = f"/mailboxes/{run.subject}"
-    return {"run": run, "waiting": waiting(run, STEPS), "place": f"{page_of}/test", "token_page": f"{page_of}#token"}
+    return {"run": run, "waiting": waiting(run), "place": f"{page_of}/test", "token_page": f"{page_of}#token"}
 
 
-def waiting(run: Run, names: Sequence[str]) -> list[str]:
+def waiting(run: Run) -> list[str]:
     """Steps that are still to come."""
-    return [] if run.ended else list(names[len(run.steps) :])
+    return [] if run.ended else list(run.names[len(run.steps) :])
 
 
 def _mailbox(visit: Visit, mailbox_id: str) -> Mailbox:
