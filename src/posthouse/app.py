@@ -20,6 +20,7 @@ from posthouse.net.http import HttpClient
 from posthouse.net.listener import Listener, bound_socket
 from posthouse.problems import ProblemError, problem
 from posthouse.protocol.smtp_server import ServerPolicy
+from posthouse.services.app_check import AppCheck
 from posthouse.services.authorise import Authorise
 from posthouse.services.clock import Clock
 from posthouse.services.connection_test import ConnectionTest
@@ -170,7 +171,8 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.parts.connection_test.close()
+        await self.parts.connection_test.runs.close()
+        await self.parts.app_check.runs.close()
         if not await self.parts.keeper.finish():
             log.error("a renewed token could not be written to the database before stopping")
         if self._tasks:
@@ -254,6 +256,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
         ),
         going_back=GoingBack(store, directory, keeper, clock),
         connection_test=ConnectionTest(store, directory, keeper, credentials, clock, hostname),
+        app_check=AppCheck(directory, sign_in, clock, settings.external_url),
         credentials=credentials,
         dispatcher=dispatcher,
         submission=Submission(store, directory, logins, clock, hostname, dispatcher.accepted),

@@ -82,10 +82,6 @@ class Settings:
     source: Path | None = None
 
     @property
-    def redirect_url(self) -> str:
-        return f"{self.external_url}/oauth/callback"
-
-    @property
     def secure_cookies(self) -> bool:
         return self.external_url.startswith("https://")
 

@@ -237,3 +237,13 @@ async def test_only_so_many_sign_ins_are_under_way_for_a_mailbox(tmp_path: Path)
         await authorise.begin(mailboxes[BOB], "browser")
         await authorise.cancel(begun[0].authorisation.id)
         await authorise.begin(mailboxes[ALICE], "browser")
+
+
+async def test_a_redirect_url_that_is_refused_is_shown_as_it_has_to_be_registered(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
+        redirect = await start_page(gateway, ALICE)
+        parameters = await come_back(provider, redirect, ALICE)
+        await provider.control("faults", place="token", action="answer", status=400, error="redirect_uri_mismatch")
+        attempt = await gateway.parts.authorise.callback(parameters, redirect.cookie)
+        assert (attempt.state, attempt.reason) == ("refused", "refused")
+        assert attempt.detail.endswith("Register exactly this redirect URL: http://localhost:8480/oauth/callback")

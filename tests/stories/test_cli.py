@@ -266,6 +266,18 @@ async def test_a_token_is_printed_without_loading_what_is_slow(serving: Shell) -
     assert (await serving.run("token", "print", BOB, "--as", "nonsense")).status == 64
 
 
+async def test_an_app_registration_is_checked(serving: Shell) -> None:
+    well = await serving.run("app", "check", "demo")
+    assert (well.status, well.err) == (0, "")
+    assert well.out.count("good (") == 4
+    assert "redirect URL: http://localhost" in well.out
+    await serving.box.control("faults", place="authorize", action="answer", status=400, body="html", times=1)
+    ill = await serving.run("app", "check", "demo", "--json")
+    assert ill.status == 1
+    assert [check["state"] for check in ill.data["checks"]] == ["passed", "failed", "passed", "passed"]
+    assert (await serving.run("app", "check", "nobody")).status == 64
+
+
 async def test_deleting_a_token_wants_a_yes(serving: Shell) -> None:
     await serving.authorise(BOB, BOB)
     unasked = await serving.run("token", "delete", BOB)

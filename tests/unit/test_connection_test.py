@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from posthouse.services.connection_test import STEPS, Step, verdict
+from posthouse.services.connection_test import STEPS
+from posthouse.services.steps import Step, verdict
 from posthouse.store import tokens
 from tests.support.boxes import ALICE, Box, box
 from tests.support.clients import over_socket
@@ -130,7 +131,7 @@ async def test_on_the_page(home: House, provider: Box) -> None:
         assert "Test the connection" in person.text()
         answer = await person.press(f"/mailboxes/{mailbox.id}/test")
         address = answer.headers["location"]
-        run = home.parts.connection_test.find(address.rpartition("/")[2])
+        run = home.parts.connection_test.runs.find(address.rpartition("/")[2])
         assert run is not None
 
         async def over() -> bool:

@@ -95,6 +95,180 @@ def test_the_limits_that_pacing_depends_on() -> None:
     assert built_in()["microsoft"].lifetimes.idle_refresh_token_days == 90
 
 
+FACTS: dict[str, dict[str, Any]] = {
+    "microsoft": {
+        "sign_in": "login.microsoftonline.com",
+        "servers": (
+            "smtp.office365.com:587 starttls",
+            "outlook.office365.com:993 tls",
+            "outlook.office365.com:995 tls",
+        ),
+        "scopes": "https://outlook.office.com/",
+        "app_only": "https://outlook.office365.com/.default",
+    },
+    "microsoft-gcc-high": {
+        "sign_in": "login.microsoftonline.us",
+        "servers": (
+            "outlook.office365.us:587 starttls",
+            "outlook.office365.us:993 tls",
+            "outlook.office365.us:995 tls",
+        ),
+        "scopes": "https://outlook.office365.us/",
+        "app_only": "https://outlook.office365.us/.default",
+    },
+    "microsoft-dod": {
+        "sign_in": "login.microsoftonline.us",
+        "servers": (
+            "outlook-dod.office365.us:587 starttls",
+            "outlook-dod.office365.us:993 tls",
+            "outlook-dod.office365.us:995 tls",
+        ),
+        "scopes": "https://outlook.office365.us/",
+        "app_only": "https://outlook.office365.us/.default",
+    },
+    "microsoft-21vianet": {
+        "sign_in": "login.partner.microsoftonline.cn",
+        "servers": ("smtp.partner.outlook.cn:587 starttls", "partner.outlook.cn:993 tls", "partner.outlook.cn:995 tls"),
+        "scopes": "https://partner.outlook.cn/",
+        "app_only": "https://partner.outlook.cn/.default",
+    },
+    "outlook": {
+        "sign_in": "login.microsoftonline.com",
+        "servers": (
+            "smtp-mail.outlook.com:587 starttls",
+            "outlook.office365.com:993 tls",
+            "outlook.office365.com:995 tls",
+        ),
+        "scopes": "https://outlook.office.com/",
+        "app_only": "",
+    },
+}
+"""Of Microsoft's clouds: authority, servers, resource of a person's scopes, scope of the app itself."""
+OTHERS = {
+    "google": ("smtp.gmail.com:587 starttls", "imap.gmail.com:993 tls", "pop.gmail.com:995 tls"),
+    "yahoo": ("smtp.mail.yahoo.com:465 tls", "imap.mail.yahoo.com:993 tls", "pop.mail.yahoo.com:995 tls"),
+    "aol": ("smtp.aol.com:465 tls", "imap.aol.com:993 tls", "pop.aol.com:995 tls"),
+    "fastmail": ("smtp.fastmail.com:465 tls", "imap.fastmail.com:993 tls", "pop.fastmail.com:995 tls"),
+    "icloud": ("smtp.mail.me.com:587 starttls", "imap.mail.me.com:993 tls", "None"),
+    "mailru": ("smtp.mail.ru:465 tls", "imap.mail.ru:993 tls", "None"),
+    "yandex": ("smtp.yandex.com:465 tls", "imap.yandex.com:993 tls", "None"),
+}
+
+
+def servers(name: str) -> tuple[str, ...]:
+    return tuple(str(built_in()[name].endpoint(protocol)) for protocol in PROTOCOLS)
+
+
+@pytest.mark.parametrize("name", sorted(FACTS))
+def test_every_cloud_of_microsoft(name: str) -> None:
+    provider, facts = built_in()[name], FACTS[name]
+    endpoints = endpoints_of(provider, "example.com")
+    begin = f"https://{facts['sign_in']}/example.com"
+    assert endpoints.authorize_url == f"{begin}/oauth2/v2.0/authorize"
+    assert endpoints.token_url == f"{begin}/oauth2/v2.0/token"
+    assert endpoints.device_url == f"{begin}/oauth2/v2.0/devicecode"
+    assert endpoints.jwks_url == f"{begin}/discovery/v2.0/keys"
+    assert endpoints.revoke_url == ""
+    assert servers(name) == facts["servers"]
+    named = ("SMTP.Send", "IMAP.AccessAsUser.All", "POP.AccessAsUser.All")
+    assert scopes_for(provider, PROTOCOLS)[:3] == tuple(f"{facts['scopes']}{scope}" for scope in named)
+    assert " ".join(scopes_for(provider, PROTOCOLS, app_only=True)) == facts["app_only"]
+    assert scopes_for(provider, ["smtp"])[1:] == ("offline_access", "openid", "profile", "email")
+    assert provider.scope_in_refresh
+    assert (provider.rotation, provider.mechanisms) == ("rotates", ("XOAUTH2",))
+    assert provider.lifetimes.idle_refresh_token_days == 90
+    assert provider.client_methods == ("none", "post", "private_key_jwt")
+
+
+@pytest.mark.parametrize("name", sorted(set(FACTS) - {"outlook"}))
+def test_exchange_online_limits_and_user_names_in_every_cloud(name: str) -> None:
+    provider = built_in()[name]
+    limits = provider.limits
+    assert (limits.connections, limits.messages_per_minute, limits.recipients_per_day) == (3, 30, 10000)
+    assert (limits.recipients_per_message, limits.size) == (500, 150 * 1024 * 1024)
+    assert (provider.user_names.smtp, provider.user_names.imap, provider.user_names.pop3) == (
+        "account",
+        "mailbox",
+        "mailbox",
+    )
+    assert provider.tenant == "organizations"
+
+
+def test_outlook_com_is_for_personal_accounts_and_logs_in_as_the_account() -> None:
+    outlook = built_in()["outlook"]
+    assert outlook.tenant == "consumers"
+    assert {outlook.user_names.smtp, outlook.user_names.imap, outlook.user_names.pop3} == {"account"}
+    assert outlook.limits.recipients_per_day == 300
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_servers_of_the_others(name: str) -> None:
+    assert servers(name) == OTHERS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "smtp", "imap", "pop3"),
+    [
+        ("google", "https://mail.google.com/", "https://mail.google.com/", "https://mail.google.com/"),
+        ("yahoo", "mail-w", "mail-w", "mail-w"),
+        ("aol", "mail-w", "mail-w", "mail-w"),
+        (
+            "fastmail",
+            "https://www.fastmail.com/dev/protocol-smtp",
+            "https://www.fastmail.com/dev/protocol-imap",
+            "https://www.fastmail.com/dev/protocol-pop",
+        ),
+        ("mailru", "mail.imap", "mail.imap", ""),
+        ("yandex", "mail:smtp", "mail:imap_full", ""),
+    ],
+)
+def test_scopes_of_the_others(name: str, smtp: str, imap: str, pop3: str) -> None:
+    delegated = built_in()[name].delegated
+    assert (" ".join(delegated.smtp), " ".join(delegated.imap), " ".join(delegated.pop3)) == (smtp, imap, pop3)
+
+
+@pytest.mark.parametrize(
+    ("name", "authorize", "token"),
+    [
+        ("google", "https://accounts.google.com/o/oauth2/v2/auth", "https://oauth2.googleapis.com/token"),
+        (
+            "yahoo",
+            "https://api.login.yahoo.com/oauth2/request_auth",
+            "https://api.login.yahoo.com/oauth2/get_token",
+        ),
+        ("aol", "https://api.login.aol.com/oauth2/request_auth", "https://api.login.aol.com/oauth2/get_token"),
+        ("fastmail", "https://api.fastmail.com/oauth/authorize", "https://api.fastmail.com/oauth/refresh"),
+        ("mailru", "https://o2.mail.ru/login", "https://o2.mail.ru/token"),
+        ("yandex", "https://oauth.yandex.com/authorize", "https://oauth.yandex.com/token"),
+    ],
+)
+def test_sign_ins_of_the_others(name: str, authorize: str, token: str) -> None:
+    provider = built_in()[name]
+    assert (provider.authorize_url, provider.token_url, provider.device_url) == (authorize, token, "")
+
+
+def test_google_names_itself_in_the_callback_and_gives_refresh_tokens_only_when_asked() -> None:
+    google = built_in()["google"]
+    assert google.iss_in_callback
+    assert endpoints_of(google).iss_in_callback
+    assert google.authorize["access_type"] == "offline"
+    assert "consent" in google.authorize["prompt"].split()
+    assert google.rotation == "never"
+    assert (google.lifetimes.idle_refresh_token_days, google.lifetimes.testing_refresh_token_days) == (180, 7)
+    limits = google.limits
+    assert (limits.messages_per_day, limits.recipients_per_day, limits.size) == (500, 10000, 35882577)
+
+
+@pytest.mark.parametrize("name", ["yahoo", "aol"])
+def test_yahoo_and_aol_want_oauthbearer_first_and_a_secret(name: str) -> None:
+    provider = built_in()[name]
+    assert provider.mechanisms[0] == "OAUTHBEARER"
+    assert "none" not in provider.client_methods
+    limits = provider.limits
+    assert (limits.imap_connections, limits.messages_per_day, limits.recipients_per_message) == (3, 500, 100)
+    assert provider.lifetimes.access_token_minutes == 60
+
+
 GIVEN: dict[str, Any] = {
     "name": "example",
     "issuer": "https://id.example.com",

@@ -38,7 +38,6 @@ def test_what_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     settings = read_settings(None, {})
     assert settings.data == Path("posthouse-data")
     assert settings.external_url == "http://localhost:8480"
-    assert settings.redirect_url == "http://localhost:8480/oauth/callback"
     assert settings.database == ""
     places = [settings.web, *settings.smtp, *settings.imap, *settings.pop3]
     assert [(str(place), place.security) for place in places] == [
@@ -72,7 +71,7 @@ def test_the_example_of_the_manual(tmp_path: Path) -> None:
         webhook = "https://chat.example.com/hook"
         """,
     )
-    assert settings.redirect_url == "https://mail.example.com/oauth/callback"
+    assert settings.external_url == "https://mail.example.com"
     assert settings.secure_cookies
     assert settings.smtp == (
         ListenAt("0.0.0.0", 587, "starttls"),

@@ -25,10 +25,14 @@ class Call:
 
     def show(self, data: Any, people: Callable[[Any], None]) -> None:
         """As JSON where that was asked for, else as `people` puts it."""
-        if self.as_json:
-            click.echo(json.dumps(data, indent=2, ensure_ascii=False))
-        else:
-            people(data)
+        show(data, people, as_json=self.as_json)
+
+
+def show(data: Any, people: Callable[[Any], None], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    else:
+        people(data)
 
 
 def calling(*, create: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

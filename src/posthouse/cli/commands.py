@@ -15,7 +15,7 @@ COMMANDS = {
     "authorise": ("posthouse.cli.authorise", "authorise", "Get a token for a mailbox, or a new one."),
     "token": ("posthouse.cli.tokens", "token", "Tokens: list, status, print, delete."),
     "mailbox": ("posthouse.cli.mailboxes", "mailbox", "Mailboxes: list, show."),
-    "app": ("posthouse.cli.configured", "app", "App registrations: list, show."),
+    "app": ("posthouse.cli.configured", "app", "App registrations: list, show, guide, check."),
     "provider": ("posthouse.cli.configured", "provider", "Providers: list, show."),
     "device": ("posthouse.cli.configured", "device", "Devices: list, show."),
     "queue": ("posthouse.cli.queue", "queue", "Mail that waits or has failed: list, show, retry, release, remove."),

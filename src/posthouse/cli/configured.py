@@ -7,6 +7,7 @@ import click
 from posthouse.cli.calling import Call, calling, facts, table
 from posthouse.cli.connection import path_of
 from posthouse.cli.later import not_yet
+from posthouse.cli.registering import check, guide
 
 COLUMNS = {
     "app": ("name", "provider", "client_id", "has_secret", "secret_expires", "origin"),
@@ -61,3 +62,5 @@ def _text(value: Any) -> str:
 
 
 app, provider, device = (_group(kind) for kind in COLUMNS)
+app.add_command(guide)
+app.add_command(check)

@@ -32,10 +32,10 @@ def test(call: Call, address: str, only: str | None, round_trip: bool) -> int:
         report = call.api.post(path_of("mailboxes", address, "test"), {"only": [name]})
         reports.append(report)
         if not call.as_json:
-            _tell(address, report["checks"][0])
+            tell(report["checks"][0], f"Get a token: posthouse authorise {address}")
         if name == "token" and report["verdict"] != "passed":
             break
-    return _end(call, reports)
+    return end(call, reports)
 
 
 def _used(call: Call, address: str) -> list[str]:
@@ -43,17 +43,19 @@ def _used(call: Call, address: str) -> list[str]:
     return [server["protocol"] for server in known["servers"]]
 
 
-def _tell(address: str, check: dict[str, Any]) -> None:
+def tell(check: dict[str, Any], without_token: str = "") -> None:
+    """One step; `without_token` is the way out where there is none."""
     words = {"passed": "good", "failed": "failed", "skipped": "not tried", "unused": "not used"}
     click.echo(f"{words[check['state']]} ({check['seconds']:.1f} s)")
-    for line in (check["sentence"], check["evidence"], check["cause"], check["fix"]):
+    asked = check["asked"] if check["state"] == "failed" else ""
+    for line in (asked, check["sentence"], check["evidence"], check["cause"], check["fix"]):
         if line:
             click.echo(f"    {clean(line, 900)}")
     if check["name"] == "token" and check["state"] == "failed" and not check["temporary"]:
-        click.echo(f"    Get a token: posthouse authorise {address}")
+        click.echo(f"    {without_token}")
 
 
-def _end(call: Call, reports: list[dict[str, Any]]) -> int:
+def end(call: Call, reports: list[dict[str, Any]]) -> int:
     verdicts = {report["verdict"] for report in reports}
     verdict = next((one for one in ("failed", "temporary") if one in verdicts), "passed")
     together = {**reports[0], "verdict": verdict, "checks": [check for one in reports for check in one["checks"]]}

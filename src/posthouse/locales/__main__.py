@@ -2,14 +2,28 @@
 
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from posthouse.locales import DOMAIN, LANGUAGES, SOURCE, read_po
 
+
+def sentences_of_guide(file: BinaryIO, *_: Any, **__: Any) -> Iterator[tuple[int, None, str, list[str]]]:
+    """An extraction method of Babel's for the steps of the guides."""
+    for step in tomllib.load(file)["step"]:
+        yield 1, None, step["text"], []
+
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-METHODS = [("**/templates/**.html", "jinja2"), ("web/**.py", "python")]
+METHODS: list[tuple[str, Any]] = [
+    ("**/templates/**.html", "jinja2"),
+    ("web/**.py", "python"),
+    ("providers/registration.py", "python"),
+    ("providers/guides/*.toml", sentences_of_guide),
+]
 OPTIONS = {"**/templates/**.html": {"trimmed": "true", "silent": "false"}}
 KEYWORDS = {"gettext": None, "ngettext": (1, 2), "_": None, "N_": None}
 PLURALS = {"ko": "nplurals=1; plural=0;"}

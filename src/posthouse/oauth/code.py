@@ -128,13 +128,13 @@ def read_callback(
     """
     if not _same(parameters.get("state", ""), attempt.state):
         return NotOurs("state is missing or belongs to another sign-in")
-    if came_to and not urlsplit(attempt.redirect_uri).path.endswith(came_to):
+    if came_to and not (urlsplit(attempt.redirect_uri).path or "/").endswith(came_to):
         return Refused("iss", description=f"The answer came to {tidy(came_to, 200)}, where another provider answers.")
     foreign = _wrong_issuer(parameters, endpoints)
     if foreign:
         return Refused("iss", description=foreign)
     if "error" in parameters:
-        return _error(parameters)
+        return read_error(parameters)
     code = parameters.get("code", "")
     if not _CODE.fullmatch(code):
         return Refused("invalid_response", description="The callback brings neither a code nor an error.")
@@ -191,7 +191,8 @@ def _host(url: str) -> str:
         return ""
 
 
-def _error(parameters: Mapping[str, str]) -> Refused | Unreachable:
+def read_error(parameters: Mapping[str, str]) -> Refused | Unreachable:
+    """RFC 6749 section 4.1.2.1; `parameters` have an `error`."""
     error = tidy(parameters["error"], 100) or "invalid_response"
     description = tidy(parameters.get("error_description", ""))
     if error in _TEMPORARY:

@@ -47,7 +47,8 @@ class Match(msgspec.Struct, frozen=True):
 class Entry(msgspec.Struct, frozen=True, rename={"class_": "class"}):
     """One explanation. An entry that is not `verified` may support an explanation, never a decision.
 
-    `closes`: ways to get a token of which this answer says that they are shut, while others may be open.
+    `closes`: ways to get a token of which this answer says that they are shut, while others may be open. `shows`: what
+    a person needs to see for the fix, such as "redirect_url".
     """
 
     id: str
@@ -61,6 +62,7 @@ class Entry(msgspec.Struct, frozen=True, rename={"class_": "class"}):
     verified: bool
     also_where: tuple[Where, ...] = ()
     closes: tuple[str, ...] = ()
+    shows: tuple[str, ...] = ()
 
 
 class _File(msgspec.Struct):

@@ -62,6 +62,32 @@ class UserNames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pop3: Literal["account", "mailbox"] = "account"
 
 
+class KnownClient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A public registration of somebody else that works here. `redirect_url` is theirs: nobody comes back to us."""
+
+    title: str
+    client_id: str
+    redirect_url: str
+
+
+class Registering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an app is registered. `guide` names the steps, `portal` the page where they are done.
+
+    `redirect_urls` that may be registered: any; https; https or http://localhost; https with a public name or loopback.
+    `audience`, `cloud`, `graph`, `exchange`: what Microsoft's tools call the accounts and the cloud; `app_permissions`
+    are the roles that the scope of the app itself stands for.
+    """
+
+    guide: str = "generic"
+    portal: str = ""
+    redirect_urls: Literal["any", "https", "localhost", "loopback"] = "any"
+    audience: str = ""
+    cloud: str = ""
+    graph: str = ""
+    exchange: str = ""
+    app_permissions: Scopes = Scopes()
+
+
 class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One provider. Empty text means: there is none, or discovery tells. URLs may hold `{tenant}`."""
 
@@ -111,6 +137,9 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rotation: Literal["rotates", "never", "unknown"] = "unknown"
     """Whether a refresh answers with a new refresh token. Whatever comes is stored."""
     quirks: tuple[str, ...] = ()
+    registering: Registering = Registering()
+    known_clients: dict[str, KnownClient] = {}
+    """By the name that may stand in the place of a client id."""
 
     @property
     def has_oauth(self) -> bool:

@@ -33,12 +33,15 @@ class Client:
     """An app registration. Without a secret or key it is public. A redirect URL on loopback matches at any port.
 
     `public_key` in PEM form: it shows itself with assertions signed by the private key of it (RFC 7523).
+    `device_codes`: whether it may sign people in with them; else it is told so only when it asks about a code, as at
+    Microsoft.
     """
 
     id: str
     secret: Secret | None = None
     redirect_uris: tuple[str, ...] = REDIRECT_URIS
     public_key: str = ""
+    device_codes: bool = True
 
 
 SHARED = "support@sandbox.example"

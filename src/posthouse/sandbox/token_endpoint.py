@@ -84,6 +84,8 @@ class TokenEndpoint:
         return issued
 
     def _poll(self, client: Client, form: Form) -> Issued:
+        if not client.device_codes:
+            raise GrantError("unauthorized_client", "This app may not sign people in with device codes.")
         return self.signin.ledger.poll_device(form.get("device_code", ""), client.id, self.signin.clock())
 
     def _app_only(self, client: Client, form: Form) -> Issued:

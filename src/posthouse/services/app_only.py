@@ -37,5 +37,15 @@ def request(registration: Registration, account: str, now: datetime) -> Request:
     return client_credentials.ask(registration.endpoints, registration.client, scopes, now)
 
 
+def is_usual(registration: Registration) -> bool:
+    """Whether the provider gives every confidential client a token of its own, be it without any right."""
+    return (
+        registration.provider.family == "microsoft"
+        and registration.client.method != "none"
+        and _tenant(registration) not in OF_MANY
+        and any(registration.provider.app_only.smtp)
+    )
+
+
 def _tenant(registration: Registration) -> str:
     return str(registration.app.document.get("tenant", "")) or registration.provider.tenant

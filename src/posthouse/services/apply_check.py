@@ -10,6 +10,7 @@ from posthouse.model.endpoint import parse_endpoint
 from posthouse.problems import Problem, ProblemError
 from posthouse.providers.applied import from_apply
 from posthouse.providers.provider import PROTOCOLS, Provider, built_in, keeps_token
+from posthouse.providers.registration import known_client
 from posthouse.services.apply_credential import is_secret_id
 from posthouse.services.apply_file import Item, Wanted
 from posthouse.services.apply_stored import Stored, key_of, unflat
@@ -102,6 +103,11 @@ class _Checking:
         elif not provider.has_oauth:
             hint = "Its mailboxes need no app, only a password."
             self.complain("no-sign-in", item, "provider", f"{name} offers no OAuth sign-in.", hint)
+        elif item.secret is not None and (known := known_client(provider, values.get("client_id", ""))):
+            sentence = f"The app registration of {known.title} is public: it has no secret."
+            self.complain(
+                "known-client", item, "client_secret", sentence, "Leave it out, or name a client_id of yours."
+            )
 
     def _known_providers(self) -> str:
         return f"Known: {', '.join(sorted(self.providers))}."

@@ -36,4 +36,4 @@ def read_credential(kind: str, text: Secret, certificate: str) -> tuple[Secret, 
 
 def is_secret_id(secret: Secret | None) -> bool:
     """Microsoft shows a client secret's id, a GUID, beside its value, and the wrong one is copied again and again."""
-    return secret is not None and _GUID.fullmatch(secret.reveal().strip()) is not None
+    return secret is not None and _GUID.fullmatch(secret.reveal().strip(" \t\r\n{}\"'")) is not None

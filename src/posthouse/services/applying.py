@@ -12,6 +12,8 @@ from posthouse.model.device import Device, DeviceSettings
 from posthouse.model.mailbox import Mailbox, MailboxSettings
 from posthouse.model.token import TokenState
 from posthouse.problems import ProblemError, problem
+from posthouse.providers.provider import built_in
+from posthouse.providers.registration import client_warnings
 from posthouse.secret import Secret
 from posthouse.services import apply_mail, apply_record
 from posthouse.services.apply_check import check
@@ -224,6 +226,9 @@ class _Writing:
         outdated |= {"provider", "client_id"}
         document = {key: value for key, value in values.items() if key not in outdated}
         columns = {"provider": values["provider"], "client_id": values["client_id"], "document": encode(document)}
+        if "client_id" in changed and (provider := built_in().get(values["provider"])):
+            warnings = client_warnings(provider, values["client_id"])
+            self.report.notes += [f"{item.name}: {warning}" for warning in warnings]
         if item.secret is not None and "client_secret" in changed:
             columns["secret"] = self._seal(item.secret, f"app:{self.ids['app', item.name]}:secret")
         return columns

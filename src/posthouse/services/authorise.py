@@ -33,7 +33,8 @@ from posthouse.oauth.introspection import introspect, read_introspection
 from posthouse.oauth.message import Answer
 from posthouse.oauth.userinfo import read_userinfo, userinfo
 from posthouse.problems import Problem, ProblemError, problem
-from posthouse.providers.provider import Family, Provider, callback_path, scopes_for
+from posthouse.providers.provider import Family, Provider, scopes_for
+from posthouse.providers.registration import known_client, redirect_url_of
 from posthouse.secret import Secret
 from posthouse.services import app_only, switching
 from posthouse.services.clock import Clock, as_datetime
@@ -140,6 +141,13 @@ class Authorise:
                 f"{mailbox.address} uses a service account, so nobody signs in.",
                 "Use the method app.",
             )
+        known = known_client(registration.provider, registration.client.client_id)
+        if known is not None and method != "paste":
+            raise problem(
+                "sign-in.known-client",
+                f"{mailbox.address} uses the app registration of {known.title}, which lets nobody come back here.",
+                "Use a device code, or paste the address.",
+            )
         if method == "paste":
             return await self._begin_paste(mailbox, token, registration)
         return await self._begin_page(mailbox, token, method)
@@ -207,7 +215,7 @@ class Authorise:
         return code.begin(
             registration.endpoints,
             registration.client,
-            redirect_uri=self.redirect_uri(registration.provider),
+            redirect_uri=self.redirect_uri(registration),
             scopes=self._scopes(registration, token),
             parameters=registration.provider.authorize,
             login_hint=token.account,
@@ -238,9 +246,9 @@ class Authorise:
             secrets={**new.secrets, "device_code": started.device_code.reveal()},
         )
 
-    def redirect_uri(self, provider: Provider) -> str:
+    def redirect_uri(self, registration: Registration) -> str:
         """Exactly as it has to be registered at the provider."""
-        return f"{self.external_url}{callback_path(provider)}"
+        return redirect_url_of(registration.provider, registration.client.client_id, self.external_url)
 
     def _new(self, mailbox: Mailbox, token: Token, method: str, *, expires_at: float) -> Authorisation:
         return Authorisation(
@@ -359,7 +367,7 @@ class Authorise:
         registration = await self._registration_of(found)
         if found.secrets.get("doors") != registration.doors:
             return await self._end(found, "refused", "client_changed", CHANGED)
-        attempt = self._attempt(found, registration.provider)
+        attempt = self._attempt(found, registration)
         answer = code.read_callback(parameters, attempt, registration.endpoints, came_to=came_to)
         if isinstance(answer, code.NotOurs):
             raise _not_ours(found, answer)
@@ -367,7 +375,7 @@ class Authorise:
             raise problem("sign-in.used", "This answer was used already.", "Begin again if it did not succeed.")
         found = replace(found, version=found.version + 1)
         if not isinstance(answer, code.Code):
-            return await self._refuse(found, answer, registration.provider.family, "authorize")
+            return await self._refuse(found, answer, registration, "authorize")
         outcome = await self._exchange(registration, attempt, answer)
         return await self._take(found, registration, outcome, attempt.nonce)
 
@@ -379,9 +387,9 @@ class Authorise:
         said = await self.sign_in.ask(request, registration.provider)
         return said if isinstance(said, Unreachable) else read_token_answer(said, hide=request.secrets())
 
-    def _attempt(self, found: Authorisation, provider: Provider) -> code.Attempt:
+    def _attempt(self, found: Authorisation, registration: Registration) -> code.Attempt:
         state, nonce, verifier = (Secret(found.secrets[name]) for name in ("state", "nonce", "verifier"))
-        return code.Attempt("", state, nonce, verifier, self.redirect_uri(provider))
+        return code.Attempt("", state, nonce, verifier, self.redirect_uri(registration))
 
     async def _registration_of(self, found: Authorisation) -> Registration:
         token = await self.store.database.read(lambda tx: tokens.get(tx, found.token_id))
@@ -446,9 +454,9 @@ class Authorise:
             return f"Nobody finished this sign-in in time. The provider's last answer: {found.detail}"
         if found.state == "started" and "state" in found.secrets:
             token = await self.store.database.read(lambda tx: tokens.get(tx, found.token_id))
-            provider = self.sign_in.described(token.app_id)[1] if token else None
-            if provider is not None:
-                return f"{_AFTER_AN_ERROR_PAGE}{self.redirect_uri(provider)}"
+            app, provider = self.sign_in.described(token.app_id) if token else (None, None)
+            if app is not None and provider is not None:
+                return f"{_AFTER_AN_ERROR_PAGE}{redirect_url_of(provider, app.client_id, self.external_url)}"
         return "Nobody finished this sign-in in time."
 
     async def _poll(self, found: Authorisation) -> None:
@@ -477,7 +485,7 @@ class Authorise:
             await self._offer_again(found)
             return
         if isinstance(outcome, Refused):
-            await self._refuse(found, outcome, registration.provider.family, "device")
+            await self._refuse(found, outcome, registration, "device")
             return
         await self._take(found, registration, outcome, None)
 
@@ -496,7 +504,7 @@ class Authorise:
         nonce: Secret | None,
     ) -> Authorisation:
         if not isinstance(outcome, Granted):
-            return await self._refuse(found, outcome, registration.provider.family)
+            return await self._refuse(found, outcome, registration)
         app_only_for = await self._account_of(found) if found.method == "app" else ""
         grant = _new_grant(found, registration, outcome, self.clock(), app_only_for)
         if not await self._store_surely(found, grant, outcome, nonce):
@@ -507,12 +515,17 @@ class Authorise:
         return await self._judge(await self._reload(found))
 
     async def _refuse(
-        self, found: Authorisation, outcome: Refused | Unreachable, family: Family, where: Where = "token"
+        self,
+        found: Authorisation,
+        outcome: Refused | Unreachable,
+        registration: Registration,
+        where: Where = "token",
     ) -> Authorisation:
         """Over, with what the provider's answer means and what mends it."""
-        way = "device" if found.user_code else "browser"
+        family, way = registration.provider.family, "device" if found.user_code else "browser"
         reason = "way_closed" if way in closed_ways(outcome, family, where) else "refused"
-        return await self._end(found, "refused", reason, str(problem_of(outcome, family, where).problems[0]))
+        why = problem_of(outcome, family, where, redirect_url=self.redirect_uri(registration))
+        return await self._end(found, "refused", reason, str(why.problems[0]))
 
     async def _account_of(self, found: Authorisation) -> str:
         token = await self.store.database.read(lambda tx: tokens.get(tx, found.token_id))

@@ -6,10 +6,8 @@ It says what each step has proved and never more: a login that was taken is not 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, get_args
-
-import structlog
 
 from posthouse.model.mailbox import Mailbox, Protocol
 from posthouse.model.token import TokenState
@@ -19,19 +17,15 @@ from posthouse.services.credentials import Credentials
 from posthouse.services.directory import Directory
 from posthouse.services.proving import Proof, prove
 from posthouse.services.refusals import explained, remembered
+from posthouse.services.steps import Run, Runs, Step, timed
 from posthouse.services.token_keeper import NoToken, TokenKeeper
 from posthouse.store import tokens
-from posthouse.store.database import CommitUnknown, DatabaseUnavailable
-from posthouse.store.ids import new_id
+from posthouse.store.database import CommitUnknown
 from posthouse.store.opening import Store
-from posthouse.store.sealing import Unsealable
 
 STEP_TIME = 45.0
 """Seconds for each step."""
-RUNS = 100
-"""Tests that are remembered; the oldest is forgotten first."""
 StepName = Literal["token", "smtp", "imap", "pop3"]
-StepState = Literal["passed", "failed", "skipped", "unused"]
 STEPS: tuple[StepName, ...] = get_args(StepName)
 PROVES = {
     "token": "The provider has renewed the token: the sign-in, its account and the app registration are in order.",
@@ -44,35 +38,6 @@ SIGNS_IN_OTHERWISE = "This mailbox signs in with a password."
 NOT_USED = "This mailbox does not use it."
 NOTHING_TO_TRY_WITH = "Without a token it cannot be tried."
 
-log = structlog.get_logger("connection test")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """`sentence` says what is proved or why nothing was tried; `answer` is the server's, the rest the catalogue's.
-
-    `temporary`: waiting may help. `seconds` it took.
-    """
-
-    name: StepName
-    state: StepState
-    sentence: str = ""
-    answer: str = ""
-    cause: str = ""
-    fix: str = ""
-    temporary: bool = False
-    seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class Run:
-    """A test that goes on in the background, as far as it has come."""
-
-    id: str
-    mailbox_id: str
-    steps: list[Step] = field(default_factory=list)
-    ended: bool = False
-
 
 @dataclass(slots=True)
 class ConnectionTest:
@@ -82,40 +47,20 @@ class ConnectionTest:
     credentials: Credentials
     clock: Clock
     hostname: str
-    _runs: dict[str, Run] = field(default_factory=dict)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    runs: Runs = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.runs = Runs(self._of_id)
 
     def begin(self, mailbox: Mailbox) -> Run:
-        """Test in the background; one that goes on for this mailbox already is joined."""
-        for known in self._runs.values():
-            if known.mailbox_id == mailbox.id and not known.ended:
-                return known
-        while len(self._runs) >= RUNS:
-            self._runs.pop(next(iter(self._runs)))
-        run = Run(new_id("ct"), mailbox.id)
-        self._runs[run.id] = run
-        task = asyncio.create_task(self._follow(run, mailbox))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return run
+        """Test in the background."""
+        return self.runs.begin(mailbox.id, STEPS)
 
-    def find(self, run_id: str) -> Run | None:
-        return self._runs.get(run_id)
-
-    async def close(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _follow(self, run: Run, mailbox: Mailbox) -> None:
-        try:
-            async for step in self.steps(mailbox):
-                run.steps.append(step)
-        except (DatabaseUnavailable, CommitUnknown, Unsealable) as cause:
-            log.error("connection test broken off", mailbox=mailbox.address, cause=str(cause))
-        finally:
-            run.ended = True
+    async def _of_id(self, mailbox_id: str, names: tuple[str, ...]) -> AsyncIterator[Step]:
+        mailbox = self.directory.now.mailboxes.get(mailbox_id)
+        if mailbox is not None:
+            async for step in self.steps(mailbox, names if names != STEPS else ()):
+                yield step
 
     async def steps(self, mailbox: Mailbox, only: Collection[str] = ()) -> AsyncIterator[Step]:
         """The steps as they end. `only`: just these; a protocol that is named is tried also where it is not used.
@@ -129,7 +74,7 @@ class ConnectionTest:
             began = asyncio.get_running_loop().time()
             step = await self._step(name, mailbox, has_token=has_token, wanted=name in only)
             has_token = has_token and not (step.name == "token" and step.state == "failed")
-            yield _timed(step, asyncio.get_running_loop().time() - began)
+            yield timed(step, began)
 
     async def _step(self, name: StepName, mailbox: Mailbox, *, has_token: bool, wanted: bool) -> Step:
         if name == "token":
@@ -211,15 +156,3 @@ class ConnectionTest:
     def _family(self, mailbox: Mailbox) -> Family:
         provider = self.directory.now.provider_of(mailbox)
         return provider.family if provider else "any"
-
-
-def verdict(steps: Collection[Step]) -> Literal["passed", "failed", "temporary"]:
-    """What all of them come to; `temporary` where nothing but waiting may help."""
-    failed = [step for step in steps if step.state == "failed"]
-    if not failed:
-        return "passed"
-    return "temporary" if all(step.temporary for step in failed) else "failed"
-
-
-def _timed(step: Step, seconds: float) -> Step:
-    return replace(step, seconds=round(seconds, 3))

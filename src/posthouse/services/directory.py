@@ -18,11 +18,15 @@ from posthouse.oauth.jwt_bearer import ServiceAccount, read_service_account
 from posthouse.problems import ProblemError
 from posthouse.providers.applied import from_apply
 from posthouse.providers.provider import Provider, built_in, keeps_token, user_name
+from posthouse.providers.registration import known_client
 from posthouse.store import configuration, events
 from posthouse.store.configuration import Configuration, StoredApp
 from posthouse.store.data_keys import COUNTER
 from posthouse.store.database import Transaction
 from posthouse.store.opening import Store
+
+NOTHING = Configuration(-1, {}, {}, {}, {})
+"""What is configured before anything is read."""
 
 log = structlog.get_logger("directory")
 
@@ -114,7 +118,7 @@ class Directory:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._listeners: list[Callable[[], None]] = []
-        self.now = Snapshot(Configuration(-1, {}, {}, {}, {}))
+        self.now = Snapshot(NOTHING)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever a new snapshot has taken the place of the old one."""
@@ -136,6 +140,9 @@ class Directory:
 
     def client(self, app: StoredApp, provider: Provider) -> Client:
         """The app registration as the flows need it. Raises Unsealable."""
+        known = known_client(provider, app.client_id)
+        if known is not None:
+            return Client(known.client_id)
         secret = configuration.app_secret(self._store.sealer, app)
         kind = app.document.get("credential", "client_secret")
         if secret is None or kind == "service_account":

@@ -27,8 +27,13 @@ def closed_ways(outcome: Refused | Unreachable, family: Family, where: Where = "
     return entry.closes if entry else ()
 
 
-def problem_of(outcome: Refused | Unreachable, family: Family, where: Where = "token") -> ProblemError:
-    """The meaning of a refusal or a failure with the provider's own words, and the step."""
+def problem_of(
+    outcome: Refused | Unreachable, family: Family, where: Where = "token", *, redirect_url: str = ""
+) -> ProblemError:
+    """The meaning of a refusal or a failure with the provider's own words, and the step.
+
+    `redirect_url` is told where it is what has to be registered.
+    """
     entry = explained(outcome, family, where)
     if isinstance(outcome, Unreachable):
         sentence = f"The provider's sign-in gave no usable answer: {outcome.what}."
@@ -38,7 +43,8 @@ def problem_of(outcome: Refused | Unreachable, family: Family, where: Where = "t
     if entry is None:
         hint = "Compare client id, secret, tenant, scopes and redirect URL with the app registration at the provider."
         return problem(f"provider.{outcome.error}"[:80], f"The provider refused: {words}.", hint)
-    return problem(f"provider.{entry.id}", f"{entry.meaning} (The provider said: {words})", entry.fix)
+    shown = f" Register exactly this redirect URL: {redirect_url}" if "redirect_url" in entry.shows else ""
+    return problem(f"provider.{entry.id}", f"{entry.meaning} (The provider said: {words})", f"{entry.fix}{shown}")
 
 
 def remembered(detail: str) -> Refused | None:

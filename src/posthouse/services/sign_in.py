@@ -38,7 +38,7 @@ class Registration:
     @property
     def name(self) -> str:
         """Who a consent is given to, wherever the tenant and the addresses of the provider may move."""
-        return f"{self.app.client_id} at {self.provider.issuer or self.provider.token_url}"
+        return f"{self.client.client_id} at {self.provider.issuer or self.provider.token_url}"
 
     @property
     def doors(self) -> str:
@@ -72,6 +72,12 @@ class SignIn:
             return found
         account = self._directory.service_account(app)
         return Registration(app, provider, self._directory.client(app, provider), found, account)
+
+    def issuer_of(self, app: StoredApp, provider: Provider) -> tuple[str, str]:
+        """Where the sign-in describes itself, and who it has to say that it is; "" for one that does not."""
+        tenant = str(app.document.get("tenant", ""))
+        expected = endpoints_of(provider, tenant).issuer
+        return provider.issuer.replace("{tenant}", tenant or provider.tenant), expected
 
     async def _find_endpoints(self, app: StoredApp, provider: Provider) -> Endpoints | Refused | Unreachable:
         key = (self._directory.now.configuration.generation, app.id)

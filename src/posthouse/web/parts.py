@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from posthouse.services.app_check import AppCheck
 from posthouse.services.authorise import Authorise
 from posthouse.services.clock import Clock
 from posthouse.services.connection_test import ConnectionTest
@@ -30,6 +31,7 @@ class Parts:
     authorise: Authorise
     going_back: GoingBack
     connection_test: ConnectionTest
+    app_check: AppCheck
     credentials: Credentials
     dispatcher: Dispatcher
     submission: Submission

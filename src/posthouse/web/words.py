@@ -90,6 +90,10 @@ STEP_NAMES = {
     "smtp": "SMTP",
     "imap": "IMAP",
     "pop3": "POP3",
+    "discovery": N_("What the sign-in says of itself"),
+    "browser": N_("Sign-in page"),
+    "device": N_("Device code"),
+    "client": N_("What the app shows itself with"),
 }
 
 STEP_STATES = {
@@ -112,6 +116,13 @@ METHODS = {
     "app": N_("as the app itself, nobody signs in"),
     "link": N_("with a link for the owner"),
     "paste": N_("with a pasted address"),
+}
+
+CREDENTIALS = {
+    "none": N_("nothing (public client)"),
+    "secret": N_("client secret"),
+    "certificate": N_("certificate"),
+    "service_account": N_("service account"),
 }
 
 SECURITIES = {
@@ -172,6 +183,7 @@ LABELS = {
     "end_step": ENDING_STEPS,
     "direction": DIRECTIONS,
     "method": METHODS,
+    "credential": CREDENTIALS,
     "security": SECURITIES,
     "role": ROLES,
 }
@@ -241,6 +253,23 @@ SENTENCES = (
     N_("Without a token it cannot be tried."),
     N_("the sign-in server did not answer in time"),
     N_("the server did not answer in time"),
+    N_("The sign-in describes itself, and is the one that was expected."),
+    N_("Its addresses are known from elsewhere; this sign-in does not describe itself."),
+    N_("The provider knows the client id and this redirect URL: it sent an unfinished sign-in back to it."),
+    N_("The sign-in page opens. Some providers object to client id or redirect URL only after a name."),
+    N_("The provider gives this app device codes. The one it gave is thrown away."),
+    N_("The provider takes what the app shows itself with."),
+    N_("The provider knows the app as a public client, without a secret."),
+    N_("The provider gives the app a token of its own; it is thrown away. It proves nothing about mailboxes."),
+    N_("The provider did not come to look at what the app shows itself with; a sign-in will tell."),
+    N_("This provider does not have it."),
+    N_("With a service account nobody signs in."),
+    N_("No mailbox uses this app registration yet, and a service account asks in the name of one."),
+    N_("There is no provider {name}."),
+    N_("Without the addresses of the sign-in it cannot be tried."),
+    N_("Register exactly this redirect URL: {url}"),
+    N_("{address} uses the app registration of {client}, which lets nobody come back here."),
+    N_("Use a device code, or paste the address."),
 )
 """What services say, with holes for what differs; translated here because services know no languages."""
 

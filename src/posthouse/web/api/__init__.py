@@ -8,7 +8,19 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from posthouse import __version__
-from posthouse.web.api import commands, configured, health, later, logs, mailboxes, messages, sealing, status, testing
+from posthouse.web.api import (
+    commands,
+    configured,
+    health,
+    later,
+    logs,
+    mailboxes,
+    messages,
+    registering,
+    sealing,
+    status,
+    testing,
+)
 from posthouse.web.api.control import trusted
 from posthouse.web.api.problems import install
 from posthouse.web.parts import Parts
@@ -28,7 +40,7 @@ def api(parts: Parts) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.parts = parts
-    for door in (status, mailboxes, messages, logs, configured, testing, later, commands, sealing):
+    for door in (status, mailboxes, messages, logs, configured, registering, testing, later, commands, sealing):
         app.include_router(door.routes)
     install(app)
     return app

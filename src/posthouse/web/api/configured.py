@@ -5,8 +5,9 @@ from fastapi import APIRouter
 from posthouse.model.mailbox import Protocol
 from posthouse.providers.provider import Provider
 from posthouse.store import people
+from posthouse.store.configuration import StoredApp
 from posthouse.web.api import shapes
-from posthouse.web.api.callers import Reader
+from posthouse.web.api.callers import Caller, Reader
 from posthouse.web.api.problems import not_found
 from posthouse.web.api.shapes import Name
 
@@ -36,7 +37,13 @@ async def apps(caller: Reader) -> shapes.Page[shapes.App]:
     snapshot = caller.parts.directory.now
     used = {mailbox.app_id for mailbox in snapshot.mailboxes.values() if caller.sees(mailbox.address)}
     found = snapshot.configuration.apps.values()
-    return shapes.Page(items=[shapes.app(app) for app in found if not caller.mailboxes or app.id in used])
+    return shapes.Page(items=[_app(caller, app) for app in found if not caller.mailboxes or app.id in used])
+
+
+def _app(caller: Caller, found: StoredApp) -> shapes.App:
+    checking = caller.parts.app_check
+    warnings = [str(warning) for warning in checking.warnings(found)]
+    return shapes.app(found).model_copy(update={"redirect_url": checking.redirect_url_of(found), "warnings": warnings})
 
 
 @routes.get("/apps/{id}")

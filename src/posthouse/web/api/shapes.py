@@ -192,6 +192,8 @@ class App(BaseModel):
     provider: str
     client_id: str
     has_secret: bool
+    redirect_url: str = Field(default="", description="What has to be registered at the provider, exactly so.")
+    warnings: list[str] = Field(default_factory=list, description="What is against it, or will be in the way.")
     origin: str
     settings: dict[str, Any]
 

@@ -3,7 +3,8 @@
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from posthouse.services.connection_test import Step, StepName, verdict
+from posthouse.services.connection_test import StepName
+from posthouse.services.steps import Step, verdict
 from posthouse.web.api.callers import Manager
 from posthouse.web.api.shapes import Name
 
@@ -27,6 +28,7 @@ class Check(BaseModel):
     cause: str
     fix: str
     temporary: bool = Field(description="Waiting may help.")
+    asked: str = Field(default="", description="What was sent, where that is worth knowing.")
     seconds: float
 
 
@@ -44,10 +46,10 @@ async def test(caller: Manager, name: Name, body: Wanted) -> Report:
     mailbox = caller.mailbox(name)
     steps = [step async for step in caller.parts.connection_test.steps(mailbox, body.only)]
     caller.parts.following.ring()
-    return Report(mailbox=mailbox.address, verdict=verdict(steps), checks=[_check(step) for step in steps])
+    return Report(mailbox=mailbox.address, verdict=verdict(steps), checks=[check_of(step) for step in steps])
 
 
-def _check(step: Step) -> Check:
+def check_of(step: Step) -> Check:
     return Check(
         name=step.name,
         state=step.state,
@@ -56,5 +58,6 @@ def _check(step: Step) -> Check:
         cause=step.cause,
         fix=step.fix,
         temporary=step.temporary,
+        asked=step.asked,
         seconds=step.seconds,
     )

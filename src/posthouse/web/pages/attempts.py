@@ -7,6 +7,8 @@ import segno
 from fastapi import APIRouter, HTTPException
 from starlette.responses import RedirectResponse, Response
 
+from posthouse.providers.provider import Provider
+from posthouse.providers.registration import known_client
 from posthouse.secret import Secret
 from posthouse.services.authorise import Method
 from posthouse.store import authorisations
@@ -56,8 +58,11 @@ class Attempt:
         return tuple(way for way in METHODS if way not in shut)
 
 
-def methods_for(app: StoredApp | None) -> tuple[Method, ...]:
-    """Ways that an app registration allows: a public client has no rights of its own, a service account only those."""
+def methods_for(app: StoredApp | None, provider: Provider | None = None) -> tuple[Method, ...]:
+    """Ways that an app registration allows: a public client has no rights of its own, a service account only those,
+    and from somebody else's registration nobody comes back to us."""
+    if app is not None and provider is not None and known_client(provider, app.client_id):
+        return ("device", "paste")
     if app is None or app.sealed_secret is None:
         return tuple(way for way in METHODS if way != "app")
     return ("app",) if app.document.get("credential") == "service_account" else METHODS

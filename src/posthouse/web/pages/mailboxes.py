@@ -61,7 +61,9 @@ async def one(visit: Reader, mailbox_id: str, said: str = "") -> Response:
     seen = await look(visit)
     view = mailbox_of(seen, mailbox_id)
     attempt = await _latest(visit, view)
-    methods = methods_for(visit.parts.directory.now.configuration.apps.get(view.mailbox.switched.app_id or ""))
+    snapshot = visit.parts.directory.now
+    app = snapshot.configuration.apps.get(view.mailbox.switched.app_id or "")
+    methods = methods_for(app, snapshot.providers.get(app.provider) if app else None)
     preferred = view.mailbox.settings.method
     return await page(
         visit,
@@ -77,6 +79,7 @@ async def one(visit: Reader, mailbox_id: str, said: str = "") -> Response:
         endpoints={s.protocol: visit.parts.directory.now.endpoint(view.mailbox, s.protocol) for s in view.servers},
         attempt=shown_to_administrators(visit, attempt) if attempt else None,
         methods=methods,
+        app_id=view.mailbox.switched.app_id,
         earlier=await visit.parts.going_back.earlier(view.mailbox),
         preferred=preferred if preferred in methods else methods[0],
         said=visit.says(SAID[said]) if said in SAID else "",

@@ -1,12 +1,13 @@
 """The connection test on the page: begun with a button, followed step by step."""
 
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import APIRouter, HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from posthouse.model.mailbox import Mailbox
-from posthouse.services.connection_test import STEPS, Run
+from posthouse.services.steps import Run
 from posthouse.web.rendering import fragment, page
 from posthouse.web.visits import Reader, TokenWriter, Visit
 
@@ -23,23 +24,29 @@ async def begin(visit: TokenWriter, mailbox_id: str) -> Response:
 @routes.get("/mailboxes/{mailbox_id}/test/{run_id}")
 async def follow(visit: Reader, mailbox_id: str, run_id: str) -> Response:
     """A test that is not remembered here any more leads back to the mailbox, where its outcome is noted."""
-    run = visit.parts.connection_test.find(run_id)
+    run = visit.parts.connection_test.runs.find(run_id)
     if run is None:
         return RedirectResponse(f"/mailboxes/{mailbox_id}", HTTPStatus.SEE_OTHER)
-    return await page(visit, "test.html", mailbox=_mailbox(visit, mailbox_id), run=run, waiting=_waiting(run))
+    return await page(visit, "test.html", mailbox=_mailbox(visit, mailbox_id), **_shown(run))
 
 
 @routes.get("/mailboxes/{mailbox_id}/test/{run_id}/progress")
 async def progress(visit: Reader, mailbox_id: str, run_id: str) -> Response:
-    run = visit.parts.connection_test.find(run_id)
+    run = visit.parts.connection_test.runs.find(run_id)
     if run is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)
-    return fragment(visit, "steps.html", mailbox=_mailbox(visit, mailbox_id), run=run, waiting=_waiting(run))
+    return fragment(visit, "steps.html", **_shown(run))
 
 
-def _waiting(run: Run) -> list[str]:
+def _shown(run: Run) -> dict[str, Any]:
+    """What steps.html wants to know."""
+    page_of = f"/mailboxes/{run.subject}"
+    return {"run": run, "waiting": waiting(run), "place": f"{page_of}/test", "token_page": f"{page_of}#token"}
+
+
+def waiting(run: Run) -> list[str]:
     """Steps that are still to come."""
-    return [] if run.ended else list(STEPS[len(run.steps) :])
+    return [] if run.ended else list(run.names[len(run.steps) :])
 
 
 def _mailbox(visit: Visit, mailbox_id: str) -> Mailbox:
