@@ -13,6 +13,7 @@ from posthouse.services.following import Following
 from posthouse.services.forewarning import Forewarning
 from posthouse.services.going_back import GoingBack
 from posthouse.services.reporting import Reporting
+from posthouse.services.sharing import Sharing
 from posthouse.services.submission import Submission
 from posthouse.services.token_keeper import TokenKeeper
 from posthouse.settings import Settings
@@ -27,6 +28,7 @@ class Parts:
     keeper: TokenKeeper
     authorise: Authorise
     going_back: GoingBack
+    sharing: Sharing
     connection_test: ConnectionTest
     credentials: Credentials
     dispatcher: Dispatcher

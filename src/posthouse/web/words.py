@@ -106,6 +106,12 @@ DIRECTIONS = {
     "none": N_("neither"),
 }
 
+PURPOSES = {
+    "sending": N_("sending"),
+    "receiving": N_("receiving"),
+    "notices": N_("notices of this gateway"),
+}
+
 METHODS = {
     "browser": N_("in the browser"),
     "device": N_("with a device code"),
@@ -171,6 +177,7 @@ LABELS = {
     "end_reason": ENDING_REASONS,
     "end_step": ENDING_STEPS,
     "direction": DIRECTIONS,
+    "purpose": PURPOSES,
     "method": METHODS,
     "security": SECURITIES,
     "role": ROLES,
@@ -186,6 +193,8 @@ SENTENCES = (
     N_("The app registration or its provider was changed after this sign-in was begun."),
     N_("A sign-in would come back to {what}, where others could read it."),
     N_("Set external_url to an https:// address, or use a device code."),
+    N_("{address} was changed by somebody else meanwhile."),
+    N_("Look at it again, then choose."),
     N_("Device codes are closed here."),
     N_("Sign in with the browser instead, or paste its address."),
     N_("This address does not answer this sign-in: {what}."),
