@@ -53,7 +53,7 @@ def sales(house: House) -> Mailbox:
 
 
 def filled(path: str, house: House) -> str:
-    return path.format(mailbox_id=sales(house).id, attempt_id="au_none", message_id="none")
+    return path.format(mailbox_id=sales(house).id, attempt_id="au_none", message_id="none", purpose="sending")
 
 
 async def test_an_auditor_sees_everything_and_changes_nothing(tmp_path: Path) -> None:

@@ -67,6 +67,10 @@ class TokenView:
         """The mailboxes that use it, each once."""
         return tuple(dict.fromkeys(setting.address for setting in self.used_by))
 
+    def used_for(self, address: str) -> tuple[Purpose, ...]:
+        """What it is for at one mailbox now."""
+        return tuple(setting.purpose for setting in self.used_by if setting.address == address)
+
     def of(self, address: str) -> tuple[Purpose, ...]:
         """What it is for at one mailbox, now or once it has proved itself."""
         return tuple(setting.purpose for setting in (*self.used_by, *self.waiting) if setting.address == address)
@@ -105,7 +109,7 @@ class MailboxView:
         return tuple(token for token in self.tokens if self._uses(token))
 
     def _uses(self, token: TokenView) -> bool:
-        return any(setting.address == self.mailbox.address for setting in token.used_by)
+        return bool(token.used_for(self.mailbox.address))
 
     @property
     def token(self) -> TokenView | None:

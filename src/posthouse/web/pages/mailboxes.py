@@ -73,25 +73,31 @@ def anchor(view: MailboxView, token: TokenView) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SettingShown:
-    """`own`: it is to have a token of its own. `refused`: what was said when the token it waits for was tried."""
+    """`own`: it is to have a token of its own. `refused`: what was said when the token it waits for was tried.
+
+    `settled`: it waits for no other token than this one.
+    """
 
     purpose: Purpose
     own: bool
     waits: bool
     refused: str
+    settled: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """One token of a mailbox. `purpose` is the setting by which it is meant, empty for the one that settings share.
 
-    `others` are further mailboxes that use it; one goes back to `earlier` with `back_for`.
+    `gettable`: not where it serves only until another one has proved itself. `others` are further mailboxes that use
+    it; one goes back to `earlier` with `back_for`.
     """
 
     token: TokenView
     purpose: str
     settings: tuple[SettingShown, ...]
     others: tuple[str, ...]
+    gettable: bool
     methods: tuple[Method, ...]
     preferred: Method
     earlier: Earlier | None
@@ -100,6 +106,11 @@ class Block:
     @property
     def purposes(self) -> tuple[Purpose, ...]:
         return tuple(setting.purpose for setting in self.settings)
+
+    @property
+    def place(self) -> str:
+        """Where links to it lead."""
+        return (f"token-{self.purpose}" if self.purpose else "token") if self.gettable else self.token.id
 
     @property
     def serving(self) -> bool:
@@ -143,6 +154,7 @@ async def _block(visit: Visit, view: MailboxView, token: TokenView) -> Block:
         purpose=purpose,
         settings=tuple(_settings(mailbox, token)),
         others=tuple(address for address in token.addresses if address != mailbox.address),
+        gettable=mailbox.for_setting(purpose_from(purpose)).switched.token_id == token.id,
         methods=methods,
         preferred=preferred,
         earlier=earlier,
@@ -154,7 +166,8 @@ def _settings(mailbox: Mailbox, token: TokenView) -> Iterator[SettingShown]:
     for settings, waits in ((token.used_by, False), (token.waiting, True)):
         for one in settings:
             if one.address == mailbox.address:
-                yield SettingShown(one.purpose, mailbox.settings.owns(one.purpose), waits, one.refused)
+                settled = mailbox.for_setting(one.purpose).switched.token_id == token.id
+                yield SettingShown(one.purpose, mailbox.settings.owns(one.purpose), waits, one.refused, settled)
 
 
 async def _earlier(visit: Visit, mailbox: Mailbox, token: TokenView, purpose: str) -> tuple[Earlier | None, str]:
