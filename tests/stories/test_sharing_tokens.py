@@ -23,6 +23,17 @@ DAY = 86_400.0
 BOTH_WAYS = f'[[mailbox]]\naddress = "{ALICE}"\nreceive = "imap"'
 
 
+ENDPOINTS = {
+    "authorize_url": "authorize",
+    "token_url": "token",
+    "device_url": "device_authorization",
+    "revoke_url": "revoke",
+    "jwks_url": "jwks",
+    "userinfo_url": "userinfo",
+}
+OFFICE = '"posthouse-office"\nclient_secret = "a secret for trying out"'
+
+
 async def mailbox(home: House, address: str = ALICE) -> Mailbox:
     await home.parts.directory.refresh()
     return home.parts.directory.now.by_address[address]
@@ -288,3 +299,22 @@ async def test_another_account_chosen_on_purpose_waits_for_its_proof(home: House
     switched = await home.parts.sharing.switch_account(await mailbox(home), BOB.upper())
     assert (switched.account, switched.switched.account) == (ALICE, BOB)
     assert (await token_for(home, "sending")).id == before
+
+
+async def test_a_token_that_is_deleted_does_not_take_the_others_of_its_account_along(tmp_path: Path) -> None:
+    """At Google whoever revokes one consent ends all that the account has given to the app."""
+    async with box(tmp_path / "box", revoke_all=True) as provider:
+        known = provider.described
+        urls = {name: f"{known['issuer']}/{path}" for name, path in ENDPOINTS.items()}
+        google = "\n".join(f'{name} = "{url}"' for name, url in urls.items())
+        text = provider.apply_file(ALICE).replace('"sandbox"', '"google"').replace("scopes =", f"{google}\nscopes =")
+        async with house(tmp_path / "data", text.replace('"posthouse"', OFFICE), background=False) as home:
+            await home.apply(BOTH_WAYS)
+            await signed_in(home, provider)
+            await choose(home, "receiving", "own")
+            await signed_in(home, provider, "receiving")
+            await home.parts.authorise.delete_token((await token_for(home, "receiving")).id)
+            home.clock.forward(7200)
+            assert (await home.parts.credentials.way(await mailbox(home), "smtp")).serial == 1
+            await home.parts.authorise.delete_token((await token_for(home, "sending")).id)
+            assert {one["ended"] for one in (await provider.control_state())["grants"]} == {"revoked by the client"}

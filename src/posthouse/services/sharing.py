@@ -118,8 +118,10 @@ class Sharing:
 
     async def settle(self, mailbox_id: str = "") -> None:
         """For one mailbox now, else for those that were not tried in the last minutes."""
-        for token_id, user in self.directory.now.waiting:
-            key, now = (token_id, user.mailbox.id), self.clock()
+        waiting = {(token_id, user.mailbox.id): user for token_id, user in self.directory.now.waiting}
+        self._tried = {key: at for key, at in self._tried.items() if key in waiting}
+        for key, user in waiting.items():
+            token_id, now = key[0], self.clock()
             if mailbox_id in ("", user.mailbox.id) and (mailbox_id or self._tried.get(key, 0.0) + AGAIN <= now):
                 self._tried[key] = now
                 with contextlib.suppress(NoToken, ProblemError, Unsealable):
