@@ -24,27 +24,34 @@ def keep_up(path: Path, ask: Callable[[], dict[str, Any]], pause: Callable[[floa
     What waiting may mend is said once and waited for. Raises ProblemError where a person is needed, or `path` cannot
     be written.
     """
-    signal.signal(signal.SIGTERM, _end)
-    written, said = "", ""
+    former = signal.signal(signal.SIGTERM, _end)
     with contextlib.suppress(KeyboardInterrupt):
-        while True:
-            wait = SELDOM
-            try:
-                found = ask()
-                if found["text"] != written:
-                    written = found["text"]
-                    write(path, written)
-                wait, said = _until_next(found["expires_at"] - time.time()), ""
-            except ProblemError as trouble:
-                if trouble.status != TEMPORARY:
-                    raise
-                said = _say(str(trouble), said)
-            pause(wait)
+        try:
+            _go_on(path, ask, pause)
+        finally:
+            signal.signal(signal.SIGTERM, former)
     return 0
 
 
 def _end(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def _go_on(path: Path, ask: Callable[[], dict[str, Any]], pause: Callable[[float], None]) -> None:
+    written, said = "", ""
+    while True:
+        wait = SELDOM
+        try:
+            found = ask()
+            if found["text"] != written:
+                written = found["text"]
+                write(path, written)
+            wait, said = _until_next(found["expires_at"] - time.time()), ""
+        except ProblemError as trouble:
+            if trouble.status != TEMPORARY:
+                raise
+            said = _say(str(trouble), said)
+        pause(wait)
 
 
 def _until_next(life: float) -> float:

@@ -100,6 +100,11 @@ class Snapshot:
         used = self.purposes(mailbox)
         return None if any(purpose not in mailbox.settings.apart for purpose in used) else used[0]
 
+    def setting_of_token(self, mailbox: Mailbox, token_id: str) -> Purpose | None:
+        """The setting whose own token it is, or will be; None for one that settings share."""
+        apart = (purpose for purpose in self.purposes(mailbox) if purpose in mailbox.settings.apart)
+        return next((one for one in apart if mailbox.for_setting(one).switched.token_id == token_id), None)
+
     def uses_now(self, token_id: str) -> list[User]:
         """Who logs in with it now."""
         return list(self._now.get(token_id, ()))

@@ -157,10 +157,11 @@ async def switch(visit: Administering, attempt_id: str) -> Response:
     mailbox = visit.parts.directory.now.mailboxes.get(found.mailbox_id)
     if mailbox is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)
+    purpose = visit.parts.directory.now.setting_of_token(mailbox, found.token_id)
     switched = await visit.parts.sharing.switch_account(mailbox, found.person)
     visit.parts.following.ring()
     method = next((way for way in METHODS if way == found.method), METHODS[0])
-    return await _begin(visit, switched, method, None)
+    return await _begin(visit, switched, method, purpose)
 
 
 async def _of_wrong_person(visit: Visit, attempt_id: str) -> Authorisation:
