@@ -473,6 +473,7 @@ async def test_settings_and_their_tokens_on_the_command_line(serving: Shell) -> 
     assert (given.status, f"posthouse authorise {BOB} --for receiving" in given.out) == (0, True), given.err
     listed = await serving.run("token", "list")
     assert f"{BOB}: sending, receiving" in listed.out
+    assert f"Still to do: posthouse authorise {BOB} --for receiving" in (await serving.authorise(BOB, BOB)).err
     assert (await serving.run("token", "status", BOB, "--for", "notices")).status == 64
     shared = await serving.run("token", "share", BOB, "--for", "receiving", "--yes")
     assert (shared.status, "it shares the token" in shared.out) == (0, True), shared.err

@@ -165,6 +165,7 @@ async def test_a_setting_keeps_its_own_token_while_the_shared_one_is_refused_for
     fault = await provider.control("faults", place="imap.auth", action="answer", reply="NO AUTHENTICATE failed.")
     await choose(home, "receiving", "shared")
     assert (await token_for(home, "receiving")).id == own.id
+    await home.apply(f'[[mailbox]]\naddress = "{ALICE}"\nsender_name = "Alice"')
     (shared, _) = (await view(home)).tokens
     assert [(one.purpose, "AUTHENTICATE failed" in one.refused) for one in shared.waiting] == [("receiving", True)]
     assert {server.protocol: server.state for server in (await view(home)).servers}["imap"] == "proved"

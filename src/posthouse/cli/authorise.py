@@ -61,10 +61,21 @@ def authorise(
     try:
         if begun["method"] == "paste":
             _paste(call, begun)
-        return _end(call, _wait(call, begun))
+        ended = _end(call, _wait(call, begun))
+        if ended == 0:
+            _tell_what_is_left(call, address)
+        return ended
     except KeyboardInterrupt:
         click.echo("\nNo longer waiting; the sign-in can still be finished while a gateway runs.", err=True)
         return 130
+
+
+def _tell_what_is_left(call: Call, address: str) -> None:
+    """A setting with a token of its own has to be authorised as well."""
+    from posthouse.cli.wording import step_for
+
+    if step := step_for(call.api.get(path_of("mailboxes", address))):
+        click.echo(f"Still to do: {step}", err=True)
 
 
 def _open_page(call: Call, begun: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ async def choose(
         before = _before(present, purpose)
         way, switch = await _step(tx, before, goal, has_password) if before else (goal, None)
         if (way, switch) != (choice.way, choice.switch):
-            choice.apart[purpose] = Apart(way=way, switch=switch)
+            choice.apart[purpose] = _kept_apart(present, purpose, Apart(way=way, switch=switch))
     return choice
 
 
@@ -77,6 +77,12 @@ def _to_choose(present: Mailbox | None, settings: MailboxSettings) -> tuple[Purp
     """The gateway's notices are looked at as long as they are told apart."""
     used = settings.purposes()
     return (*used, "notices") if present and "notices" in present.settings.apart and "notices" not in used else used
+
+
+def _kept_apart(present: Mailbox | None, purpose: Purpose, wanted: Apart) -> Apart:
+    """What was said when its switch was tried stays said."""
+    known = present.settings.apart.get(purpose) if present else None
+    return known if known is not None and (known.way, known.switch) == (wanted.way, wanted.switch) else wanted
 
 
 def _before(present: Mailbox | None, purpose: Purpose) -> Way | None:

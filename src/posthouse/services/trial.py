@@ -63,14 +63,16 @@ class Trial:
         """Settings that have something that serves them, as far as is known."""
 
         async def work(tx: Transaction) -> set[Setting]:
-            results, found = await tokens.results(tx), set()
-            for user, purpose in _each(users):
+            found = set()
+            for user in users:
+                results = await tokens.results_of(tx, user.mailbox.id)
                 mailbox = snapshot.mailboxes.get(user.mailbox.id, user.mailbox)
-                last = results.get((mailbox.id, _kind(user, purpose)))
-                refused = last is not None and last.state == "refused"
-                way = mailbox.for_setting(purpose).way
-                if not refused and await switching.serves(tx, way, mailbox.has_password):
-                    found.add((mailbox.id, purpose))
+                for purpose in user.purposes:
+                    last = results.get(_kind(user, purpose))
+                    refused = last is not None and last.state == "refused"
+                    way = mailbox.for_setting(purpose).way
+                    if not refused and await switching.serves(tx, way, mailbox.has_password):
+                        found.add((mailbox.id, purpose))
             return found
 
         return await self.store.database.read(work)

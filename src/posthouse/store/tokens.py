@@ -161,6 +161,7 @@ _postpone = (
 )
 _answered = update(grant).where(grant.c.id == bindparam("row_id")).values(intent_serial=None)
 _settings = select(setting)
+_settings_of = _settings.where(setting.c.mailbox_id == bindparam("mailbox"))
 _setting_values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in ("state", "answer", "cause", "since")}
 _update_setting = (
     update(setting)
@@ -450,6 +451,11 @@ async def set_result(
 async def results(tx: Transaction) -> dict[tuple[str, str], SettingResult]:
     """By mailbox id and protocol."""
     return {(row["mailbox_id"], row["kind"]): SettingResult(**dict(row)) for row in await tx.all(_settings)}
+
+
+async def results_of(tx: Transaction, mailbox_id: str) -> dict[str, SettingResult]:
+    """By protocol."""
+    return {row["kind"]: SettingResult(**dict(row)) for row in await tx.all(_settings_of, mailbox=mailbox_id)}
 
 
 def _seal(sealer: Sealer, of: Grant, serial: int, access: Secret, refresh: Secret | None) -> bytes:
