@@ -169,6 +169,7 @@ async def test_a_setting_keeps_its_own_token_while_the_shared_one_is_refused_for
     (shared, _) = (await view(home)).tokens
     assert [(one.purpose, "AUTHENTICATE failed" in one.refused) for one in shared.waiting] == [("receiving", True)]
     assert {server.protocol: server.state for server in (await view(home)).servers}["imap"] == "proved"
+    assert await home.parts.going_back.earlier(await mailbox(home), "receiving") is None
     provider.sandbox.faults.remove(fault["id"])
     await home.parts.sharing.settle()
     assert (await token_for(home, "receiving")).id == own.id, "it was tried a moment ago"

@@ -51,10 +51,10 @@ class GoingBack:
         return await self.store.database.read(lambda tx: self._earlier(tx, mailbox, purpose, self.clock()))
 
     async def _earlier(self, tx: Transaction, mailbox: Mailbox, purpose: Purpose | None, now: float) -> Earlier | None:
-        former = switching.former_of(mailbox, purpose)
-        if former is not None and former.until > now and await switching.serves(tx, former.way, mailbox.has_password):
+        former, seen = switching.former_of(mailbox, purpose), mailbox.for_setting(purpose)
+        kept = former is not None and former.until > now and former.way != seen.settings.switch
+        if former is not None and kept and await switching.serves(tx, former.way, mailbox.has_password):
             return Earlier(_kind(mailbox, former, purpose), former.account, former.until)
-        seen = mailbox.for_setting(purpose)
         return await self._consent(tx, seen, now) if purpose is None or purpose in mailbox.settings.apart else None
 
     async def _consent(self, tx: Transaction, mailbox: Mailbox, now: float) -> Earlier | None:

@@ -75,14 +75,14 @@ def anchor(view: MailboxView, token: TokenView) -> str:
 class SettingShown:
     """`own`: it is to have a token of its own. `refused`: what was said when the token it waits for was tried.
 
-    `settled`: it waits for no other token than this one.
+    `choosable`: it waits for no other token than this one, and one can choose whether it shares.
     """
 
     purpose: Purpose
     own: bool
     waits: bool
     refused: str
-    settled: bool
+    choosable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +166,10 @@ def _settings(mailbox: Mailbox, token: TokenView) -> Iterator[SettingShown]:
     for settings, waits in ((token.used_by, False), (token.waiting, True)):
         for one in settings:
             if one.address == mailbox.address:
+                own = mailbox.settings.owns(one.purpose)
                 settled = mailbox.for_setting(one.purpose).switched.token_id == token.id
-                yield SettingShown(one.purpose, mailbox.settings.owns(one.purpose), waits, one.refused, settled)
+                several = len(token.used_by) + len(token.waiting) > 1
+                yield SettingShown(one.purpose, own, waits, one.refused, settled and (own or several))
 
 
 async def _earlier(visit: Visit, mailbox: Mailbox, token: TokenView, purpose: str) -> tuple[Earlier | None, str]:
