@@ -34,7 +34,7 @@ from posthouse.oauth.message import Answer
 from posthouse.oauth.userinfo import read_userinfo, userinfo
 from posthouse.problems import Problem, ProblemError, problem
 from posthouse.providers.catalogue import explain_token_error
-from posthouse.providers.provider import Family, callback_path, scopes_for
+from posthouse.providers.provider import Family, Provider, callback_path, scopes_for
 from posthouse.secret import Secret
 from posthouse.services import app_only, switching
 from posthouse.services.clock import Clock, as_datetime
