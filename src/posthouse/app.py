@@ -36,9 +36,11 @@ from posthouse.services.key_rotation import KeyRotation
 from posthouse.services.master_key_change import MasterKeyChange
 from posthouse.services.reporting import Reporting
 from posthouse.services.retention import Retaining
+from posthouse.services.sharing import Sharing
 from posthouse.services.sign_in import SignIn
 from posthouse.services.submission import Door, Submission
 from posthouse.services.token_keeper import TokenKeeper
+from posthouse.services.trial import Trial
 from posthouse.settings import ListenAt, Settings
 from posthouse.store import leases, messages
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable
@@ -111,6 +113,7 @@ class Gateway:
             ("token keeper", parts.keeper.run),
             ("dispatcher", parts.dispatcher.run),
             ("authorisations", parts.authorise.run),
+            ("settings that wait", parts.sharing.run),
             ("retired grants", self._sweep_grants),
             ("forewarning", parts.forewarning.run),
             ("reporting", parts.reporting.run),
@@ -224,10 +227,11 @@ async def open_gateway(
 def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> Parts:
     hostname = _hostname(settings)
     node_id = _node_id(settings.data)
-    directory = Directory(store)
+    directory = Directory(store, settings.notices_mailbox)
     sign_in = SignIn(directory, http, clock)
     keeper = TokenKeeper(store, sign_in, clock, node_id)
     credentials = Credentials(store, directory, keeper)
+    trial = Trial(store, directory, clock, hostname)
     dispatcher = Dispatcher(store, directory, credentials, clock, node_id, hostname)
     logins = DeviceLogins(directory, store.sealer, clock)
     following = Following(store, directory)
@@ -250,10 +254,11 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
             sign_in,
             keeper,
             GivingBack(store, sign_in, clock),
+            trial,
             clock,
             settings.external_url,
-            hostname,
         ),
+        sharing=Sharing(store, directory, sign_in, keeper, trial, clock),
         going_back=GoingBack(store, directory, keeper, clock),
         connection_test=ConnectionTest(store, directory, keeper, credentials, clock, hostname),
         app_check=AppCheck(directory, sign_in, clock, settings.external_url),

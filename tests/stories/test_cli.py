@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import stat
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -446,3 +447,50 @@ async def test_the_browser_finds_our_page_even_without_a_gateway(shell: Shell) -
         await process.communicate()
     assert (page.status_code, ALICE in page.text) == (200, True)
     assert not (shell.place / "data" / "control.sock").exists()
+
+
+async def test_a_file_is_kept_up_to_date_with_the_token(serving: Shell) -> None:
+    file = serving.place / "token"
+    await serving.box.control("rules", access_token_lifetime=2)
+    assert (await serving.authorise(BOB, BOB)).status == 0
+    keeping = await serving.start("token", "print", BOB, "--keep", str(file))
+    seen: set[str] = set()
+    async with asyncio.timeout(SECONDS):
+        while len(seen) < 2:
+            await asyncio.sleep(0.05)
+            seen |= {file.read_text().strip()} if file.exists() else set()
+    assert "" not in seen
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    keeping.terminate()
+    out, err = await asyncio.wait_for(keeping.communicate(), SECONDS)
+    assert (keeping.returncode, out, err) == (0, b"", b"")
+    assert [one.name for one in serving.place.iterdir() if one.name.startswith(".token")] == []
+
+
+async def test_a_file_cannot_be_kept_without_a_token_or_a_place(serving: Shell) -> None:
+    without = await serving.run("token", "print", BOB, "--keep", str(serving.place / "token"))
+    assert (without.status, "There is no token yet" in without.err) == (1, True)
+    assert (await serving.authorise(BOB, BOB)).status == 0
+    nowhere = await serving.run("token", "print", BOB, "--keep", str(serving.place / "nowhere" / "token"))
+    assert (nowhere.status, "cannot be written" in nowhere.err) == (64, True)
+
+
+async def test_settings_and_their_tokens_on_the_command_line(serving: Shell) -> None:
+    (serving.place / "both.toml").write_text(f'[[mailbox]]\naddress = "{BOB}"\nreceive = "imap"')
+    assert (await serving.run("apply", "both.toml")).status == 0
+    assert (await serving.authorise(BOB, BOB)).status == 0
+    asked = await serving.run("token", "own", BOB, "--for", "receiving")
+    assert (asked.status, "Say --yes" in asked.err) == (64, True)
+    given = await serving.run("token", "own", BOB, "--for", "receiving", "--yes")
+    assert (given.status, f"posthouse authorise {BOB} --for receiving" in given.out) == (0, True), given.err
+    listed = await serving.run("token", "list")
+    assert f"{BOB}: sending, receiving" in listed.out
+    assert f"Still to do: posthouse authorise {BOB} --for receiving" in (await serving.authorise(BOB, BOB)).err
+    assert (await serving.run("token", "status", BOB, "--for", "notices")).status == 64
+    shared = await serving.run("token", "share", BOB, "--for", "receiving", "--yes")
+    assert (shared.status, "it shares the token" in shared.out) == (0, True), shared.err
+
+
+async def test_the_wrong_person_is_told_how_to_stay(serving: Shell) -> None:
+    wrong = await serving.authorise(BOB, ALICE)
+    assert (wrong.status, f"--switch {ALICE}" in wrong.err) == (1, True)

@@ -129,7 +129,7 @@ async def test_a_consent_that_was_cancelled_in_the_middle_of_its_proof_never_ser
             assert cancelled.state == "refused"
             return proof
 
-        monkeypatch.setattr("posthouse.services.authorise.prove", cancel_meanwhile)
+        monkeypatch.setattr("posthouse.services.trial.prove", cancel_meanwhile)
         await provider.approve_as(ALICE)(attempt)
         assert (await gateway.followed(attempt)).reason == "cancelled"
         token = await gateway.token(ALICE)
@@ -150,7 +150,7 @@ async def test_a_token_that_was_deleted_in_the_middle_of_a_proof_stays_deleted(
             await gateway.parts.authorise.delete_token((await gateway.token(ALICE)).id)
             return proof
 
-        monkeypatch.setattr("posthouse.services.authorise.prove", delete_meanwhile)
+        monkeypatch.setattr("posthouse.services.trial.prove", delete_meanwhile)
         over = await gateway.by_device(ALICE, provider.approve_as(ALICE))
         assert (over.state, over.reason) == ("refused", "gone")
         token = await gateway.token(ALICE)
@@ -231,7 +231,7 @@ async def test_a_mailbox_that_was_changed_while_its_switch_was_proved_keeps_the_
             gateway.parts.directory.now = stale
             return proof
 
-        monkeypatch.setattr("posthouse.services.authorise.prove", change_meanwhile)
+        monkeypatch.setattr("posthouse.services.trial.prove", change_meanwhile)
         assert (await gateway.by_device(SUPPORT, provider.approve_as(ALICE))).state == "done"
         await gateway.parts.directory.refresh()
         mailbox = gateway.parts.directory.now.by_address[SUPPORT]
@@ -357,7 +357,7 @@ async def test_a_server_that_dawdles_over_one_proof_does_not_hold_up_another_sig
                 await goes_on.wait()
             return await prove(mailbox, *given, **named)
 
-        monkeypatch.setattr("posthouse.services.authorise.prove", dawdle)
+        monkeypatch.setattr("posthouse.services.trial.prove", dawdle)
         slow = await begun(gateway, ALICE)
         await provider.approve_as(ALICE)(slow)
         gateway.clock.forward(2)

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from tests.support.boxes import ALICE, BOB, SUPPORT, Box, box
-from tests.support.clients import Client, over_socket
+from tests.support.clients import Client, make_key, over_network, over_socket
 from tests.support.house import House, house
 
 
@@ -103,7 +103,10 @@ async def test_a_shared_token_is_deleted_only_knowingly(office: House, api: Clie
     unaware = await api.delete(f"/tokens/{token['id']}")
     mistaken = await api.delete(f"/tokens/{token['id']}", confirm=1)
     assert (unaware.status_code, mistaken.status_code) == (409, 409)
-    assert sorted(unaware.json()["used_by"]) == [ALICE, SUPPORT]
+    assert [(one["mailbox"], one["for"]) for one in unaware.json()["used_by"]] == [
+        (ALICE, "sending"),
+        (SUPPORT, "sending"),
+    ]
     assert (await api.get(f"/tokens/{token['id']}")).json()["state"] == "acquired"
 
     deleted = await api.delete(f"/tokens/{token['id']}", confirm=2)
@@ -179,3 +182,55 @@ async def test_an_unreachable_provider_is_said_to_be_so(office: House, api: Clie
     answer = await api.post(f"/mailboxes/{BOB}/authorisations", {"method": "device"})
     assert (answer.status_code, answer.json()["id"]) == (503, "provider.unreachable")
     assert answer.headers["retry-after"]
+
+
+async def test_a_setting_is_given_its_own_token_and_shares_again(office: House, api: Client, provider: Box) -> None:
+    await office.apply(f'[[mailbox]]\naddress = "{BOB}"\nreceive = "imap"')
+    await authorise(office, api, provider, BOB, BOB)
+    version = (await api.get(f"/mailboxes/{BOB}")).json()["version"]
+    given = await api.post(f"/mailboxes/{BOB}/tokens", {"for": "receiving", "token": "own", "version": version})
+    shared, own = given.json()["items"]
+    assert [one["for"] for one in shared["used_by"]] == ["sending", "receiving"]
+    assert own["waiting"] == [{"mailbox": BOB, "for": "receiving", "refused": ""}]
+    late = await api.post(f"/mailboxes/{BOB}/tokens", {"for": "sending", "token": "own", "version": version})
+    assert (late.status_code, late.json()["id"]) == (409, "mailbox.changed")
+
+    known = (await api.get(f"/mailboxes/{BOB}")).json()
+    assert (known["token"]["state"], known["next_step"], known["next_for"]) == ("acquired", "get_token", "receiving")
+    begun = (await api.post(f"/mailboxes/{BOB}/authorisations", {"method": "device", "for": "receiving"})).json()
+    await provider.control("approve", user_code=begun["user_code"], person=BOB)
+    await office.followed(await office.authorisation(begun["id"]))
+    printed = [(await api.get(f"/control/token/{BOB}", **{"for": one})).json() for one in ("sending", "receiving")]
+    assert printed[0]["text"] != printed[1]["text"]
+    assert (await api.delete(f"/tokens/{own['id']}")).status_code == 200
+    assert (await api.get(f"/control/token/{BOB}", **{"for": "receiving"})).status_code == 409
+    assert (await api.get(f"/control/token/{BOB}")).status_code == 200
+    again = await api.post(f"/mailboxes/{BOB}/tokens", {"for": "receiving", "token": "shared"})
+    assert [[one["for"] for one in token["used_by"]] for token in again.json()["items"]] == [["sending", "receiving"]]
+
+
+async def test_what_cannot_have_a_token_of_its_own_is_refused(office: House, api: Client) -> None:
+    async def asked(purpose: str, address: str = BOB) -> tuple[int, str]:
+        answer = await api.post(f"/mailboxes/{address}/tokens", {"for": purpose, "token": "own"})
+        return answer.status_code, answer.json()["id"]
+
+    assert await asked("receiving") == (409, "token.unused")
+    assert await asked("notices") == (409, "token.unused")
+    assert await asked("everything") == (422, "request.invalid")
+    assert (await asked("sending", "nobody@sandbox.example"))[0] == 404
+    await office.apply('[[mailbox]]\naddress = "old@example.net"\npassword = "x"\nsmtp = "smtp.example.net:465 tls"')
+    assert await asked("sending", "old@example.net") == (409, "token.password")
+
+
+async def test_the_wrong_person_is_named_and_may_be_switched_to_on_purpose(
+    office: House, api: Client, provider: Box
+) -> None:
+    ended = await authorise(office, api, provider, BOB, ALICE)
+    assert (ended["reason"], ended["person"]) == ("wrong_person", ALICE)
+    body = {"method": "device", "switch_to": ended["person"]}
+    async with over_network(office, await make_key(office, "manage", mailboxes=[BOB])) as limited:
+        assert (await limited.post(f"/mailboxes/{BOB}/authorisations", body)).status_code == 403
+    begun = (await api.post(f"/mailboxes/{BOB}/authorisations", body)).json()
+    await provider.control("approve", user_code=begun["user_code"], person=ALICE)
+    await office.followed(await office.authorisation(begun["id"]))
+    assert (await api.get(f"/mailboxes/{BOB}")).json()["account"] == ALICE

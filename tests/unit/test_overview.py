@@ -72,7 +72,7 @@ async def test_mailboxes_with_direction_provider_and_servers(office: House) -> N
 
 async def test_a_shared_token_stands_once_and_names_its_users(office: House) -> None:
     (token,) = (await look(office)).tokens
-    assert token.used_by == ("alice@example.com", "support@example.com")
+    assert token.addresses == ("alice@example.com", "support@example.com")
     assert (token.state, token.next_step, token.refreshable) == (TokenState.NOT_ACQUIRED, "get_token", False)
 
 

@@ -299,3 +299,21 @@ async def test_two_sign_ins_in_one_browser_do_not_disturb_one_another(tmp_path: 
         for callback in callbacks:
             await play.come_back(callback)
             assert "The token was acquired and has proved itself." in person.text()
+
+
+async def test_an_administrator_may_switch_to_the_account_that_signed_in_by_mistake(tmp_path: Path) -> None:
+    async with scene(tmp_path) as play, administrator(play.home, "limited", ["tokens"]) as helper:
+        await play.come_back(await play.consent(await play.go(await play.begin()), BOB))
+        found = re.search(r"/authorisations/(\w+)/switch", play.person.shown)
+        assert found is not None
+        await helper.look(f"/authorisations/{found[1]}")
+        assert "Switch to this account" not in helper.text()
+        assert (await helper.press(found[0])).status_code == 403
+        await play.person.look(found[0])
+        assert f"From now on, let {ALICE} sign in as {BOB} instead of {ALICE}?" in play.person.text()
+        start = str((await play.person.press(found[0])).headers["location"])
+        await play.person.look(path_of(start))
+        assert f"Sign in as {BOB}" in play.person.text()
+        await play.come_back(await play.consent(await play.go(start), BOB))
+        await play.home.parts.directory.refresh()
+        assert play.home.parts.directory.now.by_address[ALICE].account == BOB

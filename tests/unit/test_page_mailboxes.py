@@ -1,5 +1,6 @@
 """The list of mailboxes, one mailbox, its token, and the banner."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,7 +173,7 @@ async def test_deleting_a_token_names_what_uses_it_and_asks_first(tmp_path: Path
         path = f"/mailboxes/{(await view(home)).mailbox.id}/token/delete"
         await person.look(path)
         assert "Delete the token of robot@example.com?" in person.text()
-        assert "sales@example.com support@example.com" in person.text()
+        assert "sales@example.com: sending sales@example.com: receiving support@example.com: sending" in person.text()
         assert (await home.token(SALES)).state is TokenState.ACQUIRED
         answer = await person.press(path)
         assert answer.status_code == 303
@@ -275,3 +276,33 @@ async def test_a_permission_that_ends_leads_to_where_it_is_got_again(tmp_path: P
         assert f'<a href="/mailboxes/{(await view(home)).mailbox.id}#token">robot@example.com</a>:' in person.shown
         assert "permission of an app in test mode" in person.text()
         assert "Mailboxes that stop then: sales@example.com, support@example.com" in person.text()
+
+
+async def test_a_setting_gets_its_own_token_after_a_question(tmp_path: Path) -> None:
+    async with house(tmp_path / "data", FILE, background=False) as home, administrator(home) as person:
+        await give_consent(home)
+        await page_of(home, person)
+        path = re.search(r"/mailboxes/\w+/tokens/receiving", person.shown)
+        assert path is not None
+        await person.look(path[0])
+        assert "sign in once more, for this setting alone?" in person.text()
+        version = re.search(r'name="version" value="(\d+)"', person.shown)
+        assert version is not None
+        answer = await person.press(path[0], share="own", version=version[1])
+        await person.look(answer.headers["location"])
+        assert "Everything goes on as it is until the new token has proved itself." in person.text()
+        assert "Waits for it receiving" in person.text()
+        assert "Token for sending, receiving" in person.text()
+        late = await person.press(path[0].replace("receiving", "sending"), share="own", version=version[1])
+        assert (late.status_code, "was changed by somebody else meanwhile" in late.text) == (409, True)
+        await person.look(path[0])
+        assert "use the token that the settings of this mailbox share?" in person.text()
+
+
+async def test_a_password_mailbox_that_is_to_have_a_token_can_get_it_here(tmp_path: Path) -> None:
+    async with house(tmp_path / "data", FILE, background=False) as home, administrator(home) as person:
+        await home.apply('[[mailbox]]\naddress = "old@example.net"\napp = "office"')
+        await page_of(home, person, "old@example.net")
+        assert "Waits for it sending" in person.text()
+        assert "Get token" in person.text()
+        assert "Authentication method password" in person.text()

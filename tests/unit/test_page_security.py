@@ -53,7 +53,8 @@ def sales(house: House) -> Mailbox:
 
 
 def filled(path: str, house: House) -> str:
-    return path.format(mailbox_id=sales(house).id, attempt_id="au_none", message_id="none", app_id="ap_none")
+    ids = {"attempt_id": "au_none", "message_id": "none", "app_id": "ap_none", "purpose": "sending"}
+    return path.format(mailbox_id=sales(house).id, **ids)
 
 
 async def test_an_auditor_sees_everything_and_changes_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import click
 
 from posthouse.cli.calling import Call, calling, clean, confirm
 from posthouse.cli.connection import path_of
+from posthouse.cli.tokens import purpose_option
 from posthouse.problems import ProblemError
 
 POLL = 0.5
@@ -32,21 +33,26 @@ PROGRESS = {
     " elsewhere and cannot reach the gateway. link: a page for the mailbox's owner, valid for days."
     " app: nobody signs in, the app registration has rights of its own.",
 )
+@purpose_option
 @click.option(
-    "--for",
-    "purpose",
-    type=click.Choice(("sending", "receiving", "notices")),
-    help="For which settings; as yet all of a mailbox share one token.",
+    "--switch",
+    "account",
+    metavar="ACCOUNT",
+    help="The mailbox is to sign in as ACCOUNT from then on; what serves goes on until that has proved itself.",
 )
 @click.option("--no-wait", is_flag=True, help="Print where to sign in, and end.")
 @calling()
-def authorise(call: Call, address: str, method: str | None, purpose: str | None, no_wait: bool) -> int:
+def authorise(
+    call: Call, address: str, method: str | None, purpose: str | None, account: str | None, no_wait: bool
+) -> int:
     """Get a token, or re-authorise: the old one serves until the new one has proved itself.
 
     Prints where to sign in, waits, and ends with 0 when the token is proved and 1 when a person is still needed.
     Ctrl-C ends only the waiting.
     """
-    begun = call.api.post(path_of("mailboxes", address, "authorisations"), {"method": method} if method else {})
+    asked = {"method": method, "for": purpose, "switch_to": account}
+    wanted = {name: value for name, value in asked.items() if value}
+    begun = call.api.post(path_of("mailboxes", address, "authorisations"), wanted)
     if begun["url"] and begun["method"] != "paste":
         _open_page(call, begun)
     call.show(begun, lambda one: _tell_where(address, one))
@@ -55,10 +61,21 @@ def authorise(call: Call, address: str, method: str | None, purpose: str | None,
     try:
         if begun["method"] == "paste":
             _paste(call, begun)
-        return _end(call, _wait(call, begun))
+        ended = _end(call, _wait(call, begun))
+        if ended == 0:
+            _tell_what_is_left(call, address)
+        return ended
     except KeyboardInterrupt:
         click.echo("\nNo longer waiting; the sign-in can still be finished while a gateway runs.", err=True)
         return 130
+
+
+def _tell_what_is_left(call: Call, address: str) -> None:
+    """A setting with a token of its own has to be authorised as well."""
+    from posthouse.cli.wording import step_for
+
+    if step := step_for(call.api.get(path_of("mailboxes", address))):
+        click.echo(f"Still to do: {step}", err=True)
 
 
 def _open_page(call: Call, begun: dict[str, Any]) -> None:
@@ -147,4 +164,6 @@ def _end(call: Call, current: dict[str, Any]) -> int:
     click.echo(f"Not authenticated ({current['state']}): {reason}", err=True)
     if current["reason"] == "way_closed":
         click.echo("This way is closed; another one may be open: --method browser, paste or link.", err=True)
+    if current["person"]:
+        click.echo(f"If that is the account to use from now on: --switch {clean(current['person'])}", err=True)
     return 1

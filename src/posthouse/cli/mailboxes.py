@@ -7,7 +7,7 @@ import click
 from posthouse.cli.calling import Call, calling, clean, facts, moment, table
 from posthouse.cli.connection import path_of
 from posthouse.cli.later import not_yet
-from posthouse.cli.wording import endings_words, step_for, token_words
+from posthouse.cli.wording import endings_words, step_for, tokens_words, waiting_words
 
 
 @click.group()
@@ -30,7 +30,7 @@ def _list(found: list[dict[str, Any]]) -> None:
                 one["address"] + (" *" if one["default"] else ""),
                 one["provider_title"] or "password",
                 one["direction"],
-                token_words(one["token"]),
+                tokens_words(one),
                 moment(one["last_success"]) or "never",
                 step_for(one),
             )
@@ -58,8 +58,9 @@ def _show(one: dict[str, Any]) -> None:
             "direction": one["direction"],
             "default": "yes" if one["default"] else "",
             "from": one["origin"],
-            "token": token_words(one["token"]),
+            "token": tokens_words(one),
             "detail": clean((one["token"] or {}).get("detail", ""), 500),
+            "waits for": "; ".join(filter(None, map(waiting_words, one["tokens"]))),
             "ends": endings_words(one["token"]),
             "next step": step_for(one),
             "last success": moment(one["last_success"]) or "never",

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-OPTIONS = {"--as": "as", "--config": "config"}
+OPTIONS = {"--as": "as", "--for": "for", "--config": "config"}
 
 
 def print_token(words: list[str]) -> bool:
@@ -22,7 +22,7 @@ def print_token(words: list[str]) -> bool:
     try:
         settings = read_settings(Path(asked["config"]) if "config" in asked else None, os.environ)
         path = path_of("control", "token", asked["address"])
-        data = SocketApi(settings.data / "control.sock").get(path, **{"as": asked.get("as")})
+        data = SocketApi(settings.data / "control.sock").get(path, **{"as": asked.get("as"), "for": asked.get("for")})
     except ProblemError:
         return False
     sys.stdout.write(f"{data['text']}\n")

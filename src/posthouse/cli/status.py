@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from posthouse.cli.calling import Call, calling
-from posthouse.cli.wording import step_for, token_words, warning_words
+from posthouse.cli.wording import step_for, tokens_words, warning_words
 
 MOST_WARNINGS = 20
 """Lines about what ends soon."""
@@ -29,7 +29,7 @@ def _tell(data: dict[str, Any]) -> None:
     click.echo(f"tokens     {_counts(data['tokens'])}")
     click.echo(f"queue      {_counts(data['queue'])}")
     for mailbox in data["attention"]:
-        click.echo(f"! {mailbox['address']}: {token_words(mailbox['token'])}. {step_for(mailbox)}")
+        click.echo(f"! {mailbox['address']}: {tokens_words(mailbox)}. {step_for(mailbox)}")
     for warning in data["warnings"][:MOST_WARNINGS]:
         click.echo(f"! {warning_words(warning)}")
     more = len(data["warnings"]) - MOST_WARNINGS

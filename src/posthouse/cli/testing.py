@@ -26,20 +26,20 @@ def test(call: Call, address: str, only: str | None, round_trip: bool) -> int:
         click.echo("--round-trip is not yet available. posthouse send tries the way out.", err=True)
         return 69
     reports = []
-    for name in ("token", *((only,) if only else _used(call, address))):
+    known = call.api.get(path_of("mailboxes", address))
+    for name in ("token", *((only,) if only else _used(known))):
         if not call.as_json:
             click.echo(f"{TITLES[name]} … ", nl=False)
         report = call.api.post(path_of("mailboxes", address, "test"), {"only": [name]})
         reports.append(report)
         if not call.as_json:
             tell(report["checks"][0], f"Get a token: posthouse authorise {address}")
-        if name == "token" and report["verdict"] != "passed":
+        if name == "token" and report["verdict"] != "passed" and len(known["tokens"]) < 2:
             break
     return end(call, reports)
 
 
-def _used(call: Call, address: str) -> list[str]:
-    known = call.api.get(path_of("mailboxes", address))
+def _used(known: dict[str, Any]) -> list[str]:
     return [server["protocol"] for server in known["servers"]]
 
 

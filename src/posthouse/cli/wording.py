@@ -18,10 +18,41 @@ def token_words(token: dict[str, Any] | None) -> str:
 
 def step_for(mailbox: dict[str, Any]) -> str:
     """The command to type next, or nothing."""
-    token = mailbox["token"]
-    if token is None or not token["next_step"]:
-        return ""
-    return f"posthouse authorise {mailbox['address']}"
+    return authorise_command(mailbox["address"], mailbox["next_for"]) if mailbox["next_step"] else ""
+
+
+def authorise_command(address: str, purpose: str | None) -> str:
+    return f"posthouse authorise {address}" + (f" --for {purpose}" if purpose else "")
+
+
+def users_words(token: dict[str, Any]) -> str:
+    """Such as `alice@example.com: sending, receiving; support@example.com: sending`."""
+    return _by_mailbox(token["used_by"])
+
+
+def waiting_words(token: dict[str, Any]) -> str:
+    refused = "; ".join(clean(user["refused"], 300) for user in token["waiting"] if user["refused"])
+    return _by_mailbox(token["waiting"]) + (f" ({refused})" if refused else "")
+
+
+def _by_mailbox(users: list[dict[str, Any]]) -> str:
+    settings: dict[str, list[str]] = {}
+    for user in users:
+        settings.setdefault(user["mailbox"], []).append(user["for"])
+    return "; ".join(f"{address}: {', '.join(purposes)}" for address, purposes in settings.items())
+
+
+def tokens_words(mailbox: dict[str, Any]) -> str:
+    """The states of all tokens; where there are several each with the settings of this mailbox that use it."""
+    shown = [(one, _settings_of(one, mailbox["address"])) for one in mailbox["tokens"]]
+    in_use = [(one, purposes) for one, purposes in shown if purposes]
+    if len(in_use) < 2:
+        return token_words(mailbox["token"])
+    return "; ".join(f"{', '.join(purposes)}: {token_words(one)}" for one, purposes in in_use)
+
+
+def _settings_of(token: dict[str, Any], address: str) -> list[str]:
+    return [user["for"] for user in token["used_by"] if user["mailbox"] == address]
 
 
 def ending_words(ending: dict[str, Any]) -> str:

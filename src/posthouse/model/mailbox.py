@@ -1,32 +1,51 @@
 """A mailbox and its settings, as an administrator gives them."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
+import msgspec.structs
 
 ADDRESS = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f]+@[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f]+")
 """What is taken for an address: one @, no blanks, quotes or control characters."""
 
 Protocol = Literal["smtp", "imap", "pop3"]
+Purpose = Literal["sending", "receiving", "notices"]
+"""What a setting of a mailbox is for; `notices` are the gateway's own, where they leave by this mailbox."""
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+Share = Literal["", "shared", "own"]
+"""Whether a setting shares the mailbox's token; empty is the usual, as `MailboxSettings.owns` has it."""
 
 
-class Switch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Another way to sign in that is wanted, and takes over when its token has proved itself."""
-
-    app_id: str
-    account: str
-    token_id: str
-
-
-class Former(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The way to sign in that served before; without an app it is the password. It is kept `until` (since 1970)."""
+class Way(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to sign in: an app, an account there and their token, or without an app with the password."""
 
     app_id: str | None
     account: str
     token_id: str | None
+
+
+class Former(Way, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The way that served before. It is kept `until` (since 1970)."""
+
     until: float
+
+    @property
+    def way(self) -> Way:
+        return Way(app_id=self.app_id, account=self.account, token_id=self.token_id)
+
+
+class Apart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A setting that does not sign in as its mailbox does, by wish or since what the mailbox uses was refused for it.
+
+    `switch` is what it waits for, `refused` what a server said when that was tried.
+    """
+
+    way: Way
+    switch: Way | None = None
+    refused: str = ""
 
 
 class MailboxSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -51,14 +70,35 @@ class MailboxSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     after_fetch: str = "keep"
     destination: str = ""
     token: Literal["shared", "own"] = "shared"  # noqa: S105 - a word of the contract
+    sending_token: Share = ""
+    receiving_token: Share = ""
+    notices_token: Share = ""
     also_known_as: tuple[str, ...] = ()
-    switch: Switch | None = None
+    switch: Way | None = None
     former: Former | None = None
+    apart: dict[Purpose, Apart] = {}
+    formers: dict[Purpose, Former] = {}
 
     def enabled(self) -> tuple[Protocol, ...]:
         """The protocols this mailbox uses: the ones a token has to prove itself for."""
         sending: tuple[Protocol, ...] = ("smtp",) if self.send else ()
         return (*sending, self.receive) if self.receive else sending
+
+    def protocol(self, purpose: Purpose) -> Protocol | None:
+        """What a setting speaks; None where the mailbox does not use it."""
+        if purpose == "receiving":
+            return self.receive or None
+        return "smtp" if self.send or purpose == "notices" else None
+
+    def owns(self, purpose: Purpose) -> bool:
+        """Whether a setting is to have a token of its own. Beside sending, POP3 has one unless told otherwise."""
+        wish: Share = getattr(self, f"{purpose}_token")
+        return wish == "own" or (not wish and purpose == "receiving" and self.receive == "pop3" and self.send)
+
+    def purposes(self) -> tuple[Purpose, ...]:
+        """The settings that need a token. A mailbox that neither sends nor receives keeps one as if it did send."""
+        used = {"sending": self.send, "receiving": bool(self.receive), "notices": self.owns("notices")}
+        return tuple(purpose for purpose in PURPOSES if used[purpose]) or ("sending",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +117,68 @@ class Mailbox:
     settings: MailboxSettings = field(default_factory=MailboxSettings)
 
     @property
+    def way(self) -> Way:
+        return Way(app_id=self.app_id, account=self.account, token_id=self.token_id)
+
+    def by_way(self, way: Way) -> "Mailbox":
+        return replace(self, app_id=way.app_id, account=way.account, token_id=way.token_id)
+
+    def with_settings(self, settings: MailboxSettings) -> "Mailbox":
+        return replace(self, settings=settings)
+
+    @property
     def switched(self) -> "Mailbox":
         """This mailbox as it will be once the switch that waits has proved itself; itself where none waits."""
         switch = self.settings.switch
-        if switch is None:
+        return self if switch is None else self.by_way(switch)
+
+    def for_setting(self, purpose: Purpose | None) -> "Mailbox":
+        """This mailbox as a setting sees it: with the way, the switch and the former way that are the setting's."""
+        apart = self.settings.apart.get(purpose) if purpose else None
+        if purpose is None or apart is None:
             return self
-        return replace(self, app_id=switch.app_id, account=switch.account, token_id=switch.token_id)
+        former = self.settings.formers.get(purpose)
+        settings = msgspec.structs.replace(self.settings, switch=apart.switch, former=former)
+        return replace(self.by_way(apart.way), settings=settings)
+
+    def ways(self) -> Iterator[Way]:
+        """All ways that serve some setting of it, or are to serve it."""
+        yield self.way
+        if self.settings.switch is not None:
+            yield self.settings.switch
+        for apart in self.settings.apart.values():
+            yield apart.way
+            if apart.switch is not None:
+                yield apart.switch
 
     def tokens_in_use(self, now: float) -> set[str]:
         """Tokens that serve it, are to serve it, or may yet serve it again."""
-        former = self.settings.former
-        kept = former.token_id if former is not None and former.until > now else None
-        return {token for token in (self.token_id, self.switched.token_id, kept) if token is not None}
+        left = (self.settings.former, *self.settings.formers.values())
+        kept = [former for former in left if former is not None and former.until > now]
+        return {way.token_id for way in (*self.ways(), *kept) if way.token_id is not None}
 
     @property
     def expected_names(self) -> tuple[str, ...]:
         """Names under which the right person may sign in, case-folded."""
         return tuple(name.casefold() for name in (self.account, *self.settings.also_known_as))
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """The settings of a mailbox that use one token; `mailbox` as they see it."""
+
+    mailbox: Mailbox
+    purposes: tuple[Purpose, ...]
+
+    def protocols(self) -> tuple[Protocol, ...]:
+        """Each once."""
+        spoken = (self.mailbox.settings.protocol(purpose) for purpose in self.purposes)
+        return tuple(dict.fromkeys(protocol for protocol in spoken if protocol is not None))
+
+
+def purpose_of(protocol: Protocol) -> Purpose:
+    """Which setting of a mailbox speaks it, where it is not the gateway's notices."""
+    return "sending" if protocol == "smtp" else "receiving"
 
 
 def fold(address: str) -> str:

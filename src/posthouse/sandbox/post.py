@@ -86,7 +86,15 @@ class PostOffice:
         (self.refused if login is None else self.logins)[door] += 1
         return login
 
+    def has_password(self, user: str) -> bool:
+        person = self._names.get(user.lower())
+        return person is not None and person.app_password is not None
+
     def _login(self, door: str, credentials: Credentials) -> Login | None:
+        if self.has_password(credentials.user) and credentials.mechanism in ("PLAIN", "LOGIN"):
+            person = self._names[credentials.user.lower()]
+            right = person.app_password == credentials.secret
+            return Login(person.address, person.address.lower()) if right else None
         access = self.ledger.look_up(credentials.secret.reveal(), self.clock())
         if access is None or MAIL_SCOPE not in access.consent.scopes:
             return None

@@ -15,13 +15,15 @@ SCOPES = ("openid", "email", "profile", "offline_access", MAIL_SCOPE)
 @dataclass(frozen=True, slots=True)
 class Person:
     """Someone with a mailbox. `signs_in_as` is the name at the provider (left out: the address);
-    `send_as` are further addresses allowed as sender, `full_access` shared mailboxes that may be read."""
+    `send_as` are further addresses allowed as sender, `full_access` shared mailboxes that may be read.
+    With an `app_password` they may send by password as well."""
 
     address: str
     name: str = ""
     signs_in_as: str = ""
     send_as: tuple[str, ...] = ()
     full_access: tuple[str, ...] = ()
+    app_password: Secret | None = None
 
     @property
     def username(self) -> str:

@@ -196,7 +196,7 @@ class _Conversation:
 
     def _verdict(self, credentials: Credentials) -> Reply:
         post = self.door.post
-        if credentials.mechanism in PASSWORDS:
+        if credentials.mechanism in PASSWORDS and not post.has_password(credentials.user):
             post.refused["smtp"] += 1
             return NO_PASSWORDS
         login = post.admit("smtp", credentials)

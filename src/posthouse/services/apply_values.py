@@ -210,6 +210,9 @@ MAILBOX_SETTINGS: Mapping[str, Read] = {
     "after_fetch": after_fetch,
     "destination": text,
     "token": word("shared", "own"),
+    "sending_token": word("shared", "own", ""),
+    "receiving_token": word("shared", "own", ""),
+    "notices_token": word("shared", "own", ""),
     "also_known_as": folded_texts,
 }
 DEVICE_SETTINGS: Mapping[str, Read] = {

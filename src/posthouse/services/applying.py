@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from posthouse.model.device import Device, DeviceSettings
-from posthouse.model.mailbox import Mailbox, MailboxSettings
+from posthouse.model.mailbox import Mailbox, MailboxSettings, Way
 from posthouse.model.token import TokenState
 from posthouse.problems import ProblemError, problem
 from posthouse.providers.provider import built_in
@@ -24,7 +24,7 @@ from posthouse.services.apply_password import Prepared, prepare
 from posthouse.services.apply_report import Report
 from posthouse.services.apply_stored import Row, Stored, key_of, stored_of, unflat
 from posthouse.services.apply_values import DEVICE_SETTINGS, MAILBOX_SETTINGS, SECRETS
-from posthouse.services.switching import Way, choose
+from posthouse.services.switching import choose
 from posthouse.store import applied, configuration, events, tokens
 from posthouse.store.applied import Document
 from posthouse.store.configuration import Configuration, StoredApp, encode
@@ -40,6 +40,7 @@ LATER = {
     "device": ("rate", "lane"),
 }
 """Settings that are stored for what is not built yet."""
+TOKEN_KEYS = ("token", "sending_token", "receiving_token", "notices_token")
 _PREFIXES = {"provider": "pr", "app": "ap", "mailbox": "mb", "device": "dv"}
 
 
@@ -238,25 +239,27 @@ class _Writing:
         columns: dict[str, Any] = {"is_default": int(values.get("default", False))}
         if item.secret is not None and "password" in changed:
             columns["password"] = self._seal(item.secret, f"mailbox:{row_id}:password")
+        settings = msgspec.convert({key: values[key] for key in MAILBOX_SETTINGS if key in values}, MailboxSettings)
         choice = await choose(
             self.tx,
             row,
             item.name,
-            Way(self._app_id(values.get("app", "")), values.get("signs_in_as", item.name), None),
-            own=values.get("token") == "own",
+            Way(
+                app_id=self._app_id(values.get("app", "")),
+                account=values.get("signs_in_as", item.name),
+                token_id=None,
+            ),
+            settings,
             has_password=item.secret is not None or (row is not None and row.has_password),
             now=self.attempt.now,
         )
         self._leave_tokens(row)
-        if choice.switch is not None and {"app", "signs_in_as", "token"} & set(changed):
+        waits = choice.switch is not None or any(apart.switch for apart in choice.apart.values())
+        if waits and {"app", "signs_in_as", *TOKEN_KEYS} & set(changed):
             self.report.notes.append(
                 f"{item.name} goes on as it is until its new token has proved itself: authorise it."
             )
-        settings = {key: values[key] for key in MAILBOX_SETTINGS if key in values}
-        former = row.settings.former if row is not None else None
-        document = msgspec.convert({**settings, "switch": choice.switch, "former": former}, MailboxSettings)
-        way = {"app_id": choice.way.app_id, "account": choice.way.account, "token_id": choice.way.token_id}
-        return {**columns, **way, "document": encode(document)}
+        return {**columns, **choice.fitted(settings, row)}
 
     def _app_id(self, name: str) -> str | None:
         if not name:

@@ -6,13 +6,13 @@ The old grant serves until the new one has proved itself. Every step is a row, s
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import structlog
 
-from posthouse.model.mailbox import Mailbox, Protocol
+from posthouse.model.mailbox import Mailbox, Protocol, Purpose
 from posthouse.model.outcome import Granted, Pending, Refused, SlowDown, Unreachable
 from posthouse.model.token import Grant, Token, TokenState, pause_after_failures, refresh_at
 from posthouse.oauth import code, device
@@ -33,19 +33,18 @@ from posthouse.oauth.introspection import introspect, read_introspection
 from posthouse.oauth.message import Answer
 from posthouse.oauth.userinfo import read_userinfo, userinfo
 from posthouse.problems import Problem, ProblemError, problem
-from posthouse.providers.provider import Family, Provider, scopes_for
+from posthouse.providers.provider import Family, scopes_for
 from posthouse.providers.registration import known_client, redirect_url_of
 from posthouse.secret import Secret
 from posthouse.services import app_only, switching
 from posthouse.services.clock import Clock, as_datetime
-from posthouse.services.credentials import Way
-from posthouse.services.directory import Directory, Snapshot
+from posthouse.services.directory import Directory
 from posthouse.services.giving_back import GivingBack
-from posthouse.services.proving import Proof, prove
+from posthouse.services.proving import Proof
 from posthouse.services.refusals import Where, closed_ways, problem_of
 from posthouse.services.sign_in import DEADLINE, Registration, SignIn
 from posthouse.services.token_keeper import NoToken, TokenKeeper
-from posthouse.services.upstream import Login
+from posthouse.services.trial import Outcome, Trial
 from posthouse.store import authorisations, tokens
 from posthouse.store.authorisations import Authorisation
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
@@ -64,8 +63,6 @@ TURN = 60.0
 """Seconds for which whoever looks after an attempt has it to itself; after a crash another one goes on then."""
 ENDED_LIFE = 90 * 86_400.0
 """Seconds an attempt can be looked up after it was begun."""
-PROOF_TIME = 45.0
-PROOFS_AT_ONCE = 4
 LOOK_AFTER = 1.0
 MOST_OPEN = 20
 """Attempts that may be under way for one mailbox."""
@@ -84,8 +81,6 @@ ANOTHER_WAY = Problem(
 )
 TOO_MANY = f"{MOST_OPEN} sign-ins are under way for this mailbox."
 CHANGED = "The app registration or its provider was changed after this sign-in was begun."
-Proofs = Mapping[str, Sequence[Proof]]
-"""By mailbox id."""
 
 
 class _Overtaken(Exception):
@@ -120,15 +115,18 @@ class Authorise:
     sign_in: SignIn
     keeper: TokenKeeper
     giving_back: GivingBack
+    trial: Trial
     clock: Clock
     external_url: str
-    hostname: str
 
     # Beginning
 
-    async def begin(self, mailbox: Mailbox, method: Method) -> Begun:
-        """Raises ProblemError where the mailbox or its provider cannot do this."""
-        mailbox = mailbox.switched
+    async def begin(self, mailbox: Mailbox, method: Method, purpose: Purpose | None = None) -> Begun:
+        """For the token that a setting uses or waits for, else for the one that settings share.
+
+        Raises ProblemError where the mailbox or its provider cannot do this.
+        """
+        mailbox = mailbox.for_setting(purpose or self.directory.now.purpose_of(mailbox)).switched
         token = await self._token_of(mailbox)
         registration = await self._registration(token.app_id)
         if method == "device":
@@ -285,10 +283,10 @@ class Authorise:
         await self.store.database.write(work)
 
     def _scopes(self, registration: Registration, token: Token) -> tuple[str, ...]:
-        """What every mailbox that shares the token needs."""
+        """What every setting that shares the token needs, and no more."""
         wanted: dict[Protocol, None] = {}
-        for mailbox in self.directory.now.users_of_token(token.id):
-            wanted |= dict.fromkeys(mailbox.settings.enabled())
+        for user in self.directory.now.users_of_token(token.id):
+            wanted |= dict.fromkeys(user.protocols())
         offered = registration.endpoints.scopes_supported
         return scopes_for(registration.provider, wanted or ("smtp",), offered=offered)
 
@@ -604,8 +602,7 @@ class Authorise:
             return token, grant
 
         token, grant = await self.store.database.read(work)
-        users = self.directory.now.users_of_token(found.token_id)
-        mailbox = next((user for user in users if user.id == found.mailbox_id), None)
+        mailbox = self.directory.now.user_of_token(found.token_id, found.mailbox_id)
         if token is None or grant is None or mailbox is None:
             return None
         registration = await self.sign_in.registration(token.app_id)
@@ -677,7 +674,7 @@ class Authorise:
         await self.store.database.write(lambda tx: tokens.identify(tx, grant.id, pin[0], pin[1], name))
         if isinstance(person, Mismatch):
             sentence = f"{person.got} signed in, expected was {person.expected}."
-            return await self._end(found, "refused", "wrong_person", sentence)
+            return await self._end(found, "refused", "wrong_person", sentence, person=person.got)
         if isinstance(person, Same):
             return await self._advance(found, "proving", reason="", detail="")
         sentence = "The provider does not say who signed in: confirm that it was the right person."
@@ -697,42 +694,13 @@ class Authorise:
     async def _prove(
         self, found: Authorisation, registration: Registration, token: Token, grant: Grant
     ) -> Authorisation:
-        proofs = await self._proofs(registration, token, grant)
-        await self._write_results(proofs)
-        made = [proof for of_mailbox in proofs.values() for proof in of_mailbox]
+        users = self.directory.now.users_of_token(token.id)
+        outcome = await self.trial.of(users, token.id, registration.provider, grant)
+        made = outcome.made
         if not made or any(proof.verdict == "proved" for proof in made):
-            return await self._promote(found, grant, proofs)
+            return await self._promote(found, grant, outcome)
         worst = next((proof for proof in made if proof.verdict == "refused"), made[0])
         return await self._wait_for_proof(found, worst)
-
-    async def _proofs(self, registration: Registration, token: Token, grant: Grant) -> Proofs:
-        snapshot, turns = self.directory.now, asyncio.Semaphore(PROOFS_AT_ONCE)
-        users = snapshot.users_of_token(token.id)
-
-        async def of(mailbox: Mailbox) -> list[Proof]:
-            async with turns:
-                ways = _ways(snapshot, registration.provider, mailbox, grant)
-                return [await self._try(mailbox, protocol, way, registration.provider) for protocol, way in ways]
-
-        made = await asyncio.gather(*(of(mailbox) for mailbox in users))
-        return {mailbox.id: proofs for mailbox, proofs in zip(users, made, strict=True)}
-
-    async def _try(self, mailbox: Mailbox, protocol: Protocol, way: Way, provider: Provider) -> Proof:
-        try:
-            async with asyncio.timeout(PROOF_TIME):
-                return await prove(mailbox, protocol, way, hostname=self.hostname, family=provider.family)
-        except TimeoutError:
-            return Proof(protocol, "unreachable", "the server did not answer in time")
-
-    async def _write_results(self, proofs: Proofs) -> None:
-        now = self.clock()
-
-        async def work(tx: Transaction) -> None:
-            for mailbox_id, proof in ((of, proof) for of, made in proofs.items() for proof in made):
-                cause = " ".join(part for part in (proof.cause, proof.fix) if part)
-                await tokens.set_result(tx, mailbox_id, proof.protocol, proof.verdict, now, proof.answer, cause)
-
-        await self.store.database.write(work)
 
     async def _wait_for_proof(self, found: Authorisation, worst: Proof) -> Authorisation:
         """The token is good but no protocol could be proved: keep it, say why, try again."""
@@ -757,7 +725,7 @@ class Authorise:
             poll_interval=found.poll_interval + 5,
         )
 
-    async def _promote(self, found: Authorisation, grant: Grant, proofs: Proofs) -> Authorisation:
+    async def _promote(self, found: Authorisation, grant: Grant, outcome: Outcome) -> Authorisation:
         """The one atomic switch: the pointer moves, the state says acquired, the event lets parked mail go.
 
         Nothing of it happens where the attempt was cancelled, or the token deleted, while it was being proved.
@@ -773,11 +741,13 @@ class Authorise:
             newer = await tokens.is_newer(tx, token.serving_grant, held.obtained_at, now)
             if newer and token.state is TokenState.ACQUIRED:
                 raise _TooLate
+            if outcome.kept and token.state is TokenState.ACQUIRED and token.serving_grant != grant.id:
+                await switching.keep_old_consent(tx, token, outcome.kept, now)
             pinned = (held.issuer, held.subject) if held.subject else token.pinned
             pending = None if token.pending_grant == grant.id else token.pending_grant
             await tokens.point(tx, token, serving=grant.id, pending=pending, pinned=pinned)
             await tokens.set_state(tx, token.id, TokenState.ACQUIRED, now, again=True)
-            await switching.finish_all(tx, token.id, {of for of, made in proofs.items() if _works(made)}, now)
+            await switching.finish_all(tx, token, outcome.works, outcome.kept, now)
 
         try:
             await self.store.database.write(work)
@@ -809,13 +779,16 @@ class Authorise:
             found = await self._end(found, "refused", "cancelled", "Cancelled.")
         return found
 
-    async def _end(self, found: Authorisation, state: str, reason: str, detail: str) -> Authorisation:
+    async def _end(
+        self, found: Authorisation, state: str, reason: str, detail: str, *, person: str = ""
+    ) -> Authorisation:
         """Over; what was consented to in it is forgotten and given back. Nothing where it has changed meanwhile."""
         now = self.clock()
 
         async def work(tx: Transaction) -> list[Leaving]:
             token = await tokens.get_for_change(tx, found.token_id)
-            if not await authorisations.advance(tx, found, state, reason=reason, detail=detail, poll_at=0.0):
+            changes = {"reason": reason, "detail": detail, "person": person, "poll_at": 0.0}
+            if not await authorisations.advance(tx, found, state, **changes):
                 raise _Overtaken
             taken = await tokens.take_grant(tx, self.store.sealer, found.grant_id) if found.grant_id else None
             if token is None:
@@ -886,20 +859,6 @@ def _pin_of(person: Person, known: Identity | None) -> Pin:
     """Who gave a consent, the wrong person too: whether it may be given back hangs on it."""
     pin = (known.pin if known else None) if isinstance(person, Mismatch) else person.pin
     return pin or ("", "")
-
-
-def _works(proofs: Sequence[Proof]) -> bool:
-    """Whether a mailbox can be used with it; one that uses no protocol can."""
-    return not proofs or any(proof.verdict == "proved" for proof in proofs)
-
-
-def _ways(snapshot: Snapshot, provider: Provider, mailbox: Mailbox, grant: Grant) -> Iterator[tuple[Protocol, Way]]:
-    for protocol in mailbox.settings.enabled():
-        endpoint = snapshot.endpoint(mailbox, protocol)
-        if endpoint is not None:
-            user = snapshot.user(mailbox, protocol, app_only=bool(grant.app_only))
-            login = Login(user, grant.access_token, provider.mechanisms)
-            yield protocol, Way(endpoint, login, provider.ca_file, grant.serial)
 
 
 def _new_grant(

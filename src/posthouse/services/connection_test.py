@@ -6,10 +6,10 @@ It says what each step has proved and never more: a login that was taken is not 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from posthouse.model.mailbox import Mailbox, Protocol
+from posthouse.model.mailbox import Mailbox, Protocol, Purpose, purpose_of
 from posthouse.model.token import TokenState
 from posthouse.providers.provider import Family
 from posthouse.services.clock import Clock
@@ -67,32 +67,51 @@ class ConnectionTest:
 
         Raises DatabaseUnavailable, CommitUnknown, Unsealable.
         """
-        has_token = True
+        without: set[str] = set()
         for name in STEPS:
             if only and name not in only:
                 continue
             began = asyncio.get_running_loop().time()
-            step = await self._step(name, mailbox, has_token=has_token, wanted=name in only)
-            has_token = has_token and not (step.name == "token" and step.state == "failed")
+            step = await self._step(name, mailbox, without, wanted=name in only)
             yield timed(step, began)
 
-    async def _step(self, name: StepName, mailbox: Mailbox, *, has_token: bool, wanted: bool) -> Step:
+    async def _step(self, name: StepName, mailbox: Mailbox, without: set[str], *, wanted: bool) -> Step:
+        """`without` are the tokens that could not be renewed."""
         if name == "token":
-            return await self._renew(mailbox)
+            return await self._renew(mailbox, without)
         if name not in mailbox.settings.enabled() and not wanted:
             return Step(name, "unused", NOT_USED)
-        if not has_token:
+        if mailbox.for_setting(purpose_of(name)).token_id in without:
             return Step(name, "skipped", NOTHING_TO_TRY_WITH)
         return await self._try(name, mailbox)
 
     # The token
 
-    async def _renew(self, mailbox: Mailbox) -> Step:
-        if mailbox.app_id is None or mailbox.token_id is None:
-            return Step("token", "unused", SIGNS_IN_OTHERWISE)
+    async def _renew(self, mailbox: Mailbox, without: set[str]) -> Step:
+        """Every token that a setting of the mailbox uses; of several that fail the first is told."""
+        steps = []
+        for token_id, purpose in self._tokens(mailbox).items():
+            step = await self._renew_one(mailbox.for_setting(purpose), token_id)
+            if step.state == "failed":
+                without.add(token_id)
+                step = replace(step, answer=f"{purpose}: {step.answer}") if mailbox.settings.apart else step
+            steps.append(step)
+        failed = [step for step in steps if step.state == "failed"]
+        return next(iter(failed or steps), Step("token", "unused", SIGNS_IN_OTHERWISE))
+
+    def _tokens(self, mailbox: Mailbox) -> dict[str, Purpose]:
+        """Each with the first setting that uses it."""
+        found: dict[str, Purpose] = {}
+        for purpose in self.directory.now.purposes(mailbox):
+            seen = mailbox.for_setting(purpose)
+            if seen.app_id is not None and seen.token_id is not None:
+                found.setdefault(seen.token_id, purpose)
+        return found
+
+    async def _renew_one(self, mailbox: Mailbox, token_id: str) -> Step:
         try:
             async with asyncio.timeout(STEP_TIME):
-                return await self._renewed(mailbox.token_id)
+                return await self._renewed(token_id)
         except TimeoutError:
             return Step("token", "failed", answer="the sign-in server did not answer in time", temporary=True)
         except NoToken as why:
@@ -136,10 +155,11 @@ class ConnectionTest:
         return Step(protocol, "failed", "", proof.answer, proof.cause, proof.fix, temporary)
 
     async def _proof(self, protocol: Protocol, mailbox: Mailbox) -> Proof:
+        seen = mailbox.for_setting(purpose_of(protocol))
         try:
             async with asyncio.timeout(STEP_TIME):
                 way = await self.credentials.way(mailbox, protocol)
-                return await prove(mailbox, protocol, way, hostname=self.hostname, family=self._family(mailbox))
+                return await prove(seen, protocol, way, hostname=self.hostname, family=self._family(seen))
         except TimeoutError:
             return Proof(protocol, "unreachable", "the server did not answer in time")
         except NoToken as why:

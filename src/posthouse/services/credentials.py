@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from posthouse.model.endpoint import Endpoint
-from posthouse.model.mailbox import Mailbox, Protocol
+from posthouse.model.mailbox import Mailbox, Protocol, Purpose, purpose_of
 from posthouse.services.directory import Directory
 from posthouse.services.token_keeper import NoToken, TokenKeeper
 from posthouse.services.upstream import Login
@@ -29,11 +29,20 @@ class Credentials:
     directory: Directory
     keeper: TokenKeeper
 
-    async def way(self, mailbox: Mailbox, protocol: Protocol, *, refused_serial: int | None = None) -> Way:
-        """`refused_serial`: a token the server did not take, so that a newer one is wanted.
+    async def way(
+        self,
+        mailbox: Mailbox,
+        protocol: Protocol,
+        *,
+        purpose: Purpose | None = None,
+        refused_serial: int | None = None,
+    ) -> Way:
+        """`purpose` is the setting that logs in; left out, it is sending for SMTP and receiving for the others.
 
+        `refused_serial`: a token the server did not take, so that a newer one is wanted.
         Raises NoToken, DatabaseUnavailable, Unsealable.
         """
+        mailbox = mailbox.for_setting(purpose or purpose_of(protocol))
         snapshot = self.directory.now
         provider = snapshot.provider_of(mailbox)
         endpoint = snapshot.endpoint(mailbox, protocol)

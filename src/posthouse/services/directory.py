@@ -3,7 +3,7 @@
 A snapshot is never changed; when the configuration's generation has grown, a new one takes its place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,7 +11,7 @@ import structlog
 
 from posthouse.model.device import Device
 from posthouse.model.endpoint import Endpoint, parse_endpoint
-from posthouse.model.mailbox import Mailbox, Protocol, fold
+from posthouse.model.mailbox import Mailbox, Protocol, Purpose, User, Way, fold
 from posthouse.oauth.client import Client
 from posthouse.oauth.credential import split_bundle
 from posthouse.oauth.jwt_bearer import ServiceAccount, read_service_account
@@ -37,6 +37,8 @@ class Snapshot:
 
     configuration: Configuration
     providers: dict[str, Provider] = field(default_factory=dict)
+    notices: str = ""
+    """The mailbox by which the gateway's own notices leave."""
 
     @cached_property
     def by_address(self) -> dict[str, Mailbox]:
@@ -94,31 +96,81 @@ class Snapshot:
             return own or mailbox.account
         return user_name(provider, protocol, account=mailbox.account, mailbox=mailbox.address, app_only=app_only)
 
-    def mailboxes_of_token(self, token_id: str) -> list[Mailbox]:
-        """Those that log in with it now."""
-        return list(self._by_token.get(token_id, ()))
+    def purposes(self, mailbox: Mailbox) -> tuple[Purpose, ...]:
+        """The settings that need a token, with the gateway's notices where they leave by this mailbox."""
+        found = mailbox.settings.purposes()
+        return (*found, "notices") if mailbox.address == self.notices and "notices" not in found else found
+
+    def purpose_of(self, mailbox: Mailbox) -> Purpose | None:
+        """Which token is meant where nobody says which: the one that settings share (None), else their first."""
+        used = self.purposes(mailbox)
+        return None if any(purpose not in mailbox.settings.apart for purpose in used) else used[0]
+
+    def setting_of_token(self, mailbox: Mailbox, token_id: str) -> Purpose | None:
+        """The setting whose own token it is, or will be; None for one that settings share."""
+        apart = (purpose for purpose in self.purposes(mailbox) if purpose in mailbox.settings.apart)
+        return next((one for one in apart if mailbox.for_setting(one).switched.token_id == token_id), None)
+
+    def uses_now(self, token_id: str) -> list[User]:
+        """Who logs in with it now."""
+        return list(self._now.get(token_id, ()))
+
+    def users_of_token(self, token_id: str) -> list[User]:
+        """Who logs in with it now, and who will once it has proved itself, as they will be then."""
+        return list(self._now_and_then.get(token_id, ()))
+
+    def user_of_token(self, token_id: str, mailbox_id: str) -> Mailbox | None:
+        """A mailbox as those of its settings see it that use this token, or will."""
+        users = self.users_of_token(token_id)
+        return next((user.mailbox for user in users if user.mailbox.id == mailbox_id), None)
 
     @cached_property
-    def _by_token(self) -> dict[str, list[Mailbox]]:
-        found: dict[str, list[Mailbox]] = {}
+    def waiting(self) -> list[tuple[str, User]]:
+        """Ids of tokens, and who waits for them to prove themselves."""
+        ids = {way.token_id for mailbox in self.mailboxes.values() for way in _waited_for(mailbox)}
+        users = ((token_id, user) for token_id in ids if token_id for user in self.users_of_token(token_id))
+        return [(token_id, waits) for token_id, user in users if (waits := self._that_waits(token_id, user))]
+
+    def _that_waits(self, token_id: str, user: User) -> User | None:
+        mailbox = self.mailboxes[user.mailbox.id]
+        waiting = tuple(p for p in user.purposes if mailbox.for_setting(p).token_id != token_id)
+        return User(user.mailbox, waiting) if waiting else None
+
+    @cached_property
+    def _now(self) -> dict[str, list[User]]:
+        return self._users(lambda seen: (seen,))
+
+    @cached_property
+    def _now_and_then(self) -> dict[str, list[User]]:
+        return self._users(lambda seen: (seen, seen.switched))
+
+    def _users(self, looks: Callable[[Mailbox], tuple[Mailbox, ...]]) -> dict[str, list[User]]:
+        found: dict[str, list[User]] = {}
         for mailbox in self.mailboxes.values():
-            if mailbox.token_id is not None:
-                found.setdefault(mailbox.token_id, []).append(mailbox)
+            of_mailbox: dict[str, User] = {}
+            for purpose in self.purposes(mailbox):
+                for seen in looks(mailbox.for_setting(purpose)):
+                    known = of_mailbox.get(seen.token_id or "", User(seen, ()))
+                    used = tuple(dict.fromkeys((*known.purposes, purpose)))
+                    of_mailbox[seen.token_id or ""] = User(known.mailbox, used)
+            for token_id, user in of_mailbox.items():
+                found.setdefault(token_id, []).append(user)
         return found
 
-    def users_of_token(self, token_id: str) -> list[Mailbox]:
-        """Those that log in with it now, and those that will once it has proved itself, as they will be then."""
-        waiting = [mailbox.switched for mailbox in self.mailboxes.values() if mailbox.settings.switch is not None]
-        return self.mailboxes_of_token(token_id) + [mailbox for mailbox in waiting if mailbox.token_id == token_id]
+
+def _waited_for(mailbox: Mailbox) -> Iterator[Way]:
+    aparts = (apart.switch for apart in mailbox.settings.apart.values())
+    return (way for way in (mailbox.settings.switch, *aparts) if way is not None)
 
 
 class Directory:
     """Holds the newest snapshot."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, notices: str = "") -> None:
         self._store = store
+        self._notices = fold(notices)
         self._listeners: list[Callable[[], None]] = []
-        self.now = Snapshot(NOTHING)
+        self.now = Snapshot(NOTHING, {}, self._notices)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever a new snapshot has taken the place of the old one."""
@@ -133,7 +185,7 @@ class Directory:
         elif generation == self.now.configuration.generation:
             return False
         loaded = await self._store.database.read(configuration.load)
-        self.now = Snapshot(loaded, _providers(loaded))
+        self.now = Snapshot(loaded, _providers(loaded), self._notices)
         for listener in self._listeners:
             listener()
         return True

@@ -47,6 +47,7 @@ CONNECTIONS = 5
 """Connections to a provider whose limit is not known."""
 IDLE = 20.0
 """Seconds a connection is kept open with nothing to send."""
+ENDED = (f"token.{TokenState.INVALID}", f"token.{TokenState.NOT_ACQUIRED}")
 TAKE_AT_ONCE = 1000
 DRAIN = 5.0
 """Seconds that workers get to finish their messages when the gateway is stopped."""
@@ -75,6 +76,8 @@ class _Lane:
     held_until: float = 0.0
     holds: int = 0
     fared: tuple[str, str] | None = None
+    ended_tokens: int = 0
+    """Grows when its token was deleted or refused: what was logged in with that is not used any more."""
 
     def ring(self) -> bool:
         """There is something to send; whether an idle worker has been told."""
@@ -110,10 +113,15 @@ class Dispatcher:
             self._start_worker(mailbox_id, lane)
 
     async def on_event(self, event: Event) -> None:
-        """A token that has been acquired lets parked mail go on."""
+        """A token that has been acquired lets parked mail go on; one that has ended is not gone on with."""
+        senders = [user.mailbox.id for user in self.directory.now.uses_now(event.subject) if "sending" in user.purposes]
         if event.kind == f"token.{TokenState.ACQUIRED}":
-            for mailbox in self.directory.now.mailboxes_of_token(event.subject):
-                await self.release(mailbox.id)
+            for mailbox_id in senders:
+                await self.release(mailbox_id)
+        elif event.kind in ENDED:
+            for mailbox_id in senders:
+                if mailbox_id in self._lanes:
+                    self._lanes[mailbox_id].ended_tokens += 1
 
     async def release(self, mailbox_id: str) -> None:
         lane = self._lanes.get(mailbox_id)
@@ -160,8 +168,13 @@ class Dispatcher:
             lane.workers.add(task)
             task.add_done_callback(lane.workers.discard)
 
-    def _limit(self, mailbox_id: str) -> int:
+    def sending_view(self, mailbox_id: str) -> Mailbox | None:
+        """The mailbox as its sending settings see it."""
         mailbox = self.directory.now.mailboxes.get(mailbox_id)
+        return mailbox.for_setting("sending") if mailbox is not None else None
+
+    def _limit(self, mailbox_id: str) -> int:
+        mailbox = self.sending_view(mailbox_id)
         provider = self.directory.now.provider_of(mailbox) if mailbox else None
         return (provider.limits.connections if provider else None) or CONNECTIONS
 
@@ -192,7 +205,7 @@ class Dispatcher:
             self._lanes[mailbox_id] = _Lane(epoch, Bucket(self._pace(mailbox_id)))
 
     def _pace(self, mailbox_id: str) -> int:
-        mailbox = self.directory.now.mailboxes.get(mailbox_id)
+        mailbox = self.sending_view(mailbox_id)
         provider = self.directory.now.provider_of(mailbox) if mailbox else None
         return (provider.limits.messages_per_minute if provider else None) or 0
 
@@ -208,12 +221,14 @@ class Dispatcher:
     async def _release_ready(self) -> None:
         """Mail that was parked in the very moment its token was acquired."""
         for mailbox_id in await self.store.database.read(messages.parked_mailboxes):
-            mailbox = self.directory.now.mailboxes.get(mailbox_id)
-            if mailbox is not None and mailbox.token_id and await self._acquired(mailbox.token_id):
+            mailbox = self.sending_view(mailbox_id)
+            if mailbox is not None and await self._can_log_in(mailbox):
                 await self.release(mailbox_id)
 
-    async def _acquired(self, token_id: str) -> bool:
-        token = await self.store.database.read(lambda tx: tokens.get(tx, token_id))
+    async def _can_log_in(self, mailbox: Mailbox) -> bool:
+        if mailbox.app_id is None:
+            return mailbox.has_password
+        token = await self.store.database.read(lambda tx: tokens.get(tx, mailbox.token_id or ""))
         return token is not None and token.state is TokenState.ACQUIRED
 
     async def _stop_workers(self) -> None:
@@ -254,7 +269,7 @@ class _Worker:
 
     @property
     def _mailbox(self) -> Mailbox | None:
-        return self._dispatcher.directory.now.mailboxes.get(self._mailbox_id)
+        return self._dispatcher.sending_view(self._mailbox_id)
 
     async def run(self) -> None:
         try:
@@ -456,7 +471,7 @@ class _Worker:
         if mailbox is None:
             return ()
         where, user = snapshot.endpoint(mailbox, "smtp"), snapshot.user(mailbox, "smtp")
-        return mailbox.app_id, mailbox.account, mailbox.token_id, where, user
+        return mailbox.way, self._lane.ended_tokens, where, user
 
     async def _new_session(self) -> SmtpSession:
         """A refused access token is renewed once."""

@@ -26,7 +26,7 @@ class Following:
         self._directory = directory
         self._listeners: list[Listener] = []
         self._rung = asyncio.Event()
-        self._position = 0
+        self.position = 0
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -36,7 +36,7 @@ class Following:
         self._rung.set()
 
     async def start(self) -> None:
-        self._position = await self._store.database.read(lambda tx: events.value_of(tx, "event"))
+        self.position = await self._store.database.read(lambda tx: events.value_of(tx, "event"))
         await self._directory.refresh()
 
     async def run(self) -> None:
@@ -52,11 +52,11 @@ class Following:
     async def look(self) -> None:
         """Tell about everything new. What could not be told for want of the database is told again."""
         await self._directory.refresh()
-        while found := await self._store.database.read(lambda tx: events.after(tx, self._position)):
+        while found := await self._store.database.read(lambda tx: events.after(tx, self.position)):
             for event in found:
                 for listener in self._listeners:
                     await _tell(listener, event)
-                self._position = event.id
+                self.position = event.id
 
 
 async def _tell(listener: Listener, event: Event) -> None:

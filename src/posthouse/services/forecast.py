@@ -43,7 +43,7 @@ def stopped_by(snapshot: Snapshot, subject: str) -> tuple[str, ...]:
     """The mailboxes that stop when this token, or what all tokens of this app registration live on, ends."""
     if subject in snapshot.configuration.apps:
         return tuple(mailbox.address for mailbox in _users(snapshot, subject))
-    return tuple(mailbox.address for mailbox in snapshot.mailboxes_of_token(subject))
+    return tuple(user.mailbox.address for user in snapshot.uses_now(subject))
 
 
 def lifetimes(snapshot: Snapshot, app_id: str) -> Lifetimes:
@@ -64,5 +64,5 @@ def warnings(forecasts: Iterable[Forecast], now: float) -> list[Forecast]:
 
 def _users(snapshot: Snapshot, app_id: str) -> Iterator[Mailbox]:
     for mailbox in snapshot.mailboxes.values():
-        if app_id in (mailbox.app_id, mailbox.switched.app_id):
+        if any(way.app_id == app_id for way in mailbox.ways()):
             yield mailbox

@@ -5,30 +5,32 @@ from typing import Literal
 
 import structlog
 
-from posthouse.model.mailbox import Mailbox
+from posthouse.model.mailbox import Former, Mailbox, Purpose
 from posthouse.model.token import Grant, TokenState
 from posthouse.problems import problem
 from posthouse.services import switching
 from posthouse.services.clock import Clock
 from posthouse.services.directory import Directory
 from posthouse.services.giving_back import RETIRED_LIFE
-from posthouse.services.switching import Way
 from posthouse.services.token_keeper import NoToken, TokenKeeper
 from posthouse.store import configuration, events, tokens
 from posthouse.store.database import Transaction
 from posthouse.store.opening import Store
+
+Kind = Literal["account", "password", "consent", "shared", "own"]
 
 log = structlog.get_logger("going back")
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """`kind`: account (another account or app), password, or consent (an older one to the same account).
+    """`kind`: account (another account or app), password, consent (an older one to the same account), or for a setting
+    that changed between them shared and own.
 
     `who` signed in then; one can go back `until` (seconds since 1970).
     """
 
-    kind: Literal["account", "password", "consent"]
+    kind: Kind
     who: str
     until: float
     grant: Grant | None = None
@@ -41,20 +43,19 @@ class GoingBack:
     keeper: TokenKeeper
     clock: Clock
 
-    async def earlier(self, mailbox: Mailbox) -> Earlier | None:
-        """What one can go back to: first the way before the last switch, else the consent before the last."""
-        now = self.clock()
+    async def earlier(self, mailbox: Mailbox, purpose: Purpose | None = None) -> Earlier | None:
+        """What one can go back to: first the way before the last switch, else the consent before the last.
 
-        async def work(tx: Transaction) -> Earlier | None:
-            former = mailbox.settings.former
-            if former is not None and former.until > now:
-                way = Way(former.app_id, former.account, former.token_id)
-                if await switching.serves(tx, way, mailbox.has_password):
-                    kind: Literal["account", "password"] = "account" if former.app_id else "password"
-                    return Earlier(kind, former.account, former.until)
-            return await self._consent(tx, mailbox, now)
+        With `purpose` it is that of one setting, which may have had another token than the others.
+        """
+        return await self.store.database.read(lambda tx: self._earlier(tx, mailbox, purpose, self.clock()))
 
-        return await self.store.database.read(work)
+    async def _earlier(self, tx: Transaction, mailbox: Mailbox, purpose: Purpose | None, now: float) -> Earlier | None:
+        former, seen = switching.former_of(mailbox, purpose), mailbox.for_setting(purpose)
+        kept = former is not None and former.until > now and former.way != seen.settings.switch
+        if former is not None and kept and await switching.serves(tx, former.way, mailbox.has_password):
+            return Earlier(_kind(mailbox, former, purpose), former.account, former.until)
+        return await self._consent(tx, seen, now) if purpose is None or purpose in mailbox.settings.apart else None
 
     async def _consent(self, tx: Transaction, mailbox: Mailbox, now: float) -> Earlier | None:
         token = await tokens.get(tx, mailbox.token_id) if mailbox.token_id else None
@@ -66,23 +67,23 @@ class GoingBack:
                 return Earlier("consent", grant.person or mailbox.account, until, grant)
         return None
 
-    async def go(self, mailbox: Mailbox) -> Earlier:
+    async def go(self, mailbox: Mailbox, purpose: Purpose | None = None) -> Earlier:
         """Raises ProblemError where there is nothing to go back to, or it lives no more."""
         await self.directory.refresh()
-        found = await self.earlier(self.directory.now.mailboxes.get(mailbox.id, mailbox))
+        found = await self.earlier(self.directory.now.mailboxes.get(mailbox.id, mailbox), purpose)
         if found is None:
             raise problem("earlier.none", "There is nothing to go back to.", "Re-authorise instead.")
         if found.grant is not None:
             await self._to_consent(found.grant)
-        elif not await self.store.database.write(lambda tx: self._to_way(tx, mailbox.id)):
+        elif not await self.store.database.write(lambda tx: self._to_way(tx, mailbox.id, purpose)):
             raise _lives_no_more("it was changed or ended meanwhile")
         log.info("went back", mailbox=mailbox.address, kind=found.kind)
         return found
 
-    async def _to_way(self, tx: Transaction, mailbox_id: str) -> bool:
+    async def _to_way(self, tx: Transaction, mailbox_id: str, purpose: Purpose | None) -> bool:
         await events.bump(tx, "configuration")
         mailbox = (await configuration.load(tx)).mailboxes.get(mailbox_id)
-        return mailbox is not None and await switching.go_back(tx, mailbox, self.clock())
+        return mailbox is not None and await switching.go_back(tx, mailbox, self.clock(), purpose)
 
     async def _to_consent(self, grant: Grant) -> None:
         """It is renewed before it serves: so it is seen to live."""
@@ -101,6 +102,14 @@ class GoingBack:
         pinned = (held.issuer, held.subject)
         await tokens.point(tx, token, serving=held.id, pending=token.pending_grant, pinned=pinned)
         return await tokens.set_state(tx, token.id, TokenState.ACQUIRED, self.clock(), again=True)
+
+
+def _kind(mailbox: Mailbox, former: Former, purpose: Purpose | None) -> Kind:
+    if former.app_id is None:
+        return "password"
+    if purpose is None or former.account != mailbox.for_setting(purpose).account:
+        return "account"
+    return "shared" if former.way == mailbox.way else "own"
 
 
 def _lives_no_more(why: str) -> Exception:

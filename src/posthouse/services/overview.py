@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from posthouse.model.forecast import Ending
-from posthouse.model.mailbox import Mailbox, Protocol
+from posthouse.model.mailbox import Mailbox, Protocol, Purpose, purpose_of
 from posthouse.model.token import NEXT_STEP, Grant, Token, TokenState
 from posthouse.services import forecast
 from posthouse.services.directory import Directory, Snapshot
@@ -25,12 +25,21 @@ ServerState = Literal["proved", "refused", "unreachable", "untested"]
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting of the mailbox with this address. `refused`: why it still waits for a token, where that was tried."""
+
+    address: str
+    purpose: Purpose
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenView:
     """A token without its secrets. Times are seconds since 1970, 0.0 where there is none.
 
     `refreshable`: there is a refresh token; without one an acquired token ends at `access_expires_at`.
-    `reauthorising`: a newer consent is being proved beside the one that serves. `used_by` are addresses.
-    `forecast`: what of it or of its app registration will end, the nearest first.
+    `reauthorising`: a newer consent is being proved beside the one that serves. `waiting` are settings that will use
+    it once it has proved itself for them. `forecast`: what of it or of its app registration will end, nearest first.
     `meaning`, `fix`: what the error catalogue says of the provider's answer in `detail`, else in `last_error`.
     """
 
@@ -52,10 +61,24 @@ class TokenView:
     failures: int = 0
     last_error: str = ""
     reauthorising: bool = False
-    used_by: tuple[str, ...] = ()
+    used_by: tuple[Setting, ...] = ()
+    waiting: tuple[Setting, ...] = ()
     forecast: tuple[Ending, ...] = ()
     meaning: str = ""
     fix: str = ""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The mailboxes that use it, each once."""
+        return tuple(dict.fromkeys(setting.address for setting in self.used_by))
+
+    def used_for(self, address: str) -> tuple[Purpose, ...]:
+        """What it is for at one mailbox now."""
+        return tuple(setting.purpose for setting in self.used_by if setting.address == address)
+
+    def of(self, address: str) -> tuple[Purpose, ...]:
+        """What it is for at one mailbox, now or once it has proved itself."""
+        return tuple(setting.purpose for setting in (*self.used_by, *self.waiting) if setting.address == address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +96,58 @@ class ServerView:
 
 @dataclass(frozen=True, slots=True)
 class MailboxView:
-    """`token` is None for a mailbox with a password. `queue` counts messages by state."""
+    """`tokens`: those that its settings use or wait for, what they share first. `queue` counts messages by state."""
 
     mailbox: Mailbox
     app: str
     provider: str
     provider_title: str
     direction: Direction
-    token: TokenView | None
+    tokens: tuple[TokenView, ...]
     servers: tuple[ServerView, ...]
     last_success: float
     queue: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def in_use(self) -> tuple[TokenView, ...]:
+        """The tokens that serve it now."""
+        return tuple(token for token in self.tokens if self._uses(token))
+
+    def _uses(self, token: TokenView) -> bool:
+        return bool(token.used_for(self.mailbox.address))
+
+    @property
+    def token(self) -> TokenView | None:
+        """Of the tokens in use the one that needs somebody most; None for a mailbox that uses its password alone."""
+        return min(self.in_use, key=lambda token: _URGENT.index(token.state), default=None)
+
+    @property
+    def next(self) -> TokenView | None:
+        """The token for which somebody has to do something next: one in use before one that is waited for."""
+        known = (self.token, *self.tokens) if self.token else self.tokens
+        return next((token for token in known if token.next_step), None)
+
+    @property
+    def next_for(self) -> str:
+        """The setting by which that token is meant; empty for the one that settings share."""
+        return self.purpose_of(self.next) if self.next else ""
+
+    def purpose_of(self, token: TokenView) -> str:
+        """By which setting one of its tokens is meant; empty for the one that settings share."""
+        shared = (self.mailbox.token_id, self.mailbox.switched.token_id)
+        return "" if token.id in shared else next(iter(token.of(self.mailbox.address)), "")
+
+    @property
+    def broken(self) -> tuple[TokenView, ...]:
+        """Those in use for which somebody has to sign in again."""
+        return tuple(token for token in self.in_use if token.state is TokenState.INVALID)
+
+    @property
     def needs_reauthorising(self) -> bool:
-        return self.token is not None and self.token.state is TokenState.INVALID
+        return bool(self.broken)
+
+
+_URGENT = (TokenState.INVALID, TokenState.NOT_ACQUIRED, TokenState.WAITING, TokenState.ACQUIRED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +232,28 @@ def _last_sent(newest: Iterable[Summary]) -> dict[str, float]:
 def _assemble(snapshot: Snapshot, rows: _Rows) -> Overview:
     forecasts = tuple(_forecasts(snapshot, rows))
     endings = _by_subject(forecasts)
-    views = {token.id: _token_view(snapshot, rows, token, endings) for token in rows.tokens}
+    waiting = _waiting(snapshot)
+    views = {token.id: _token_view(snapshot, rows, token, endings, waiting) for token in rows.tokens}
     mailboxes = (_mailbox_view(snapshot, rows, views, mailbox) for mailbox in snapshot.mailboxes.values())
-    return Overview(tuple(mailboxes), tuple(views.values()), forecasts)
+    return Overview(tuple(mailboxes), tuple(view for view in views.values() if _matters(view)), forecasts)
+
+
+def _matters(view: TokenView) -> bool:
+    """Not where every setting has a token of its own, and none was ever got for them together."""
+    return bool(view.used_by or view.waiting) or view.state is not TokenState.NOT_ACQUIRED
+
+
+def _waiting(snapshot: Snapshot) -> dict[str, list[Setting]]:
+    found: dict[str, list[Setting]] = {}
+    for token_id, user in snapshot.waiting:
+        of_token = found.setdefault(token_id, [])
+        of_token += [_setting(snapshot.mailboxes[user.mailbox.id], purpose) for purpose in user.purposes]
+    return found
+
+
+def _setting(mailbox: Mailbox, purpose: Purpose) -> Setting:
+    apart = mailbox.settings.apart.get(purpose)
+    return Setting(mailbox.address, purpose, apart.refused if apart else "")
 
 
 def _forecasts(snapshot: Snapshot, rows: _Rows) -> Iterator[Forecast]:
@@ -193,7 +272,13 @@ def _by_subject(forecasts: Iterable[Forecast]) -> dict[str, list[Ending]]:
     return endings
 
 
-def _token_view(snapshot: Snapshot, rows: _Rows, token: Token, endings: Mapping[str, Sequence[Ending]]) -> TokenView:
+def _token_view(
+    snapshot: Snapshot,
+    rows: _Rows,
+    token: Token,
+    endings: Mapping[str, Sequence[Ending]],
+    waiting: Mapping[str, Sequence[Setting]],
+) -> TokenView:
     app = snapshot.configuration.apps.get(token.app_id)
     grant = rows.grants.get(token.serving_grant or "")
     bare = TokenView(
@@ -207,7 +292,10 @@ def _token_view(snapshot: Snapshot, rows: _Rows, token: Token, endings: Mapping[
         since=token.since,
         next_step=NEXT_STEP[token.state],
         reauthorising=token.pending_grant is not None and token.serving_grant is not None,
-        used_by=tuple(mailbox.address for mailbox in snapshot.mailboxes_of_token(token.id)),
+        used_by=tuple(
+            Setting(user.mailbox.address, purpose) for user in snapshot.uses_now(token.id) for purpose in user.purposes
+        ),
+        waiting=tuple(waiting.get(token.id, ())),
         forecast=tuple(sorted((*endings.get(token.app_id, ()), *endings.get(token.id, ())))),
     )
     return _with_meaning(_with_grant(bare, grant) if grant else bare, snapshot, app)
@@ -245,14 +333,20 @@ def _mailbox_view(snapshot: Snapshot, rows: _Rows, views: Mapping[str, TokenView
         provider=app.provider if app else "",
         provider_title=(provider.title or provider.name) if provider else "",
         direction=_direction(mailbox),
-        token=views.get(mailbox.token_id or ""),
+        tokens=_tokens_of(mailbox, views),
         servers=servers,
         last_success=max((*proved, rows.sent.get(mailbox.id, 0.0))),
         queue=rows.counts.get(mailbox.id, {}),
     )
 
 
+def _tokens_of(mailbox: Mailbox, views: Mapping[str, TokenView]) -> tuple[TokenView, ...]:
+    ids = dict.fromkeys(way.token_id for way in mailbox.ways() if way.token_id in views)
+    return tuple(view for view in (views[token_id or ""] for token_id in ids) if view.of(mailbox.address))
+
+
 def _server_view(snapshot: Snapshot, rows: _Rows, mailbox: Mailbox, protocol: Protocol) -> ServerView:
+    mailbox = mailbox.for_setting(purpose_of(protocol))
     endpoint = snapshot.endpoint(mailbox, protocol)
     bare = ServerView(protocol, str(endpoint) if endpoint else "", snapshot.user(mailbox, protocol))
     result = rows.results.get((mailbox.id, protocol))

@@ -18,7 +18,7 @@ OPEN = ("started", "permitted", "proving", "unverified")
 
 @dataclass(frozen=True, slots=True)
 class Authorisation:
-    """`state`: started, permitted, proving, unverified, done, refused or expired.
+    """`state`: started, permitted, proving, unverified, done, refused or expired. `person`: who signed in by mistake.
 
     `secrets` are the flow's own; there are none where they cannot be opened.
     """
@@ -41,6 +41,7 @@ class Authorisation:
     grant_id: str | None
     version: int
     secrets: dict[str, str] = field(repr=False, default_factory=dict)
+    person: str = ""
 
 
 _columns = (
@@ -92,6 +93,7 @@ _advance = (
         state=bindparam("new_state"),
         reason=bindparam("new_reason"),
         detail=bindparam("new_detail"),
+        person=bindparam("new_person"),
         poll_at=bindparam("next_poll"),
         poll_interval=bindparam("new_interval"),
         grant_id=bindparam("new_grant"),
@@ -211,7 +213,7 @@ async def claim_poll(tx: Transaction, seen: Authorisation, next_poll: float) -> 
 
 
 async def advance(tx: Transaction, seen: Authorisation, state: str, **changes: Any) -> bool:
-    """Go on to `state` with changes of reason, detail, poll_at, poll_interval, grant_id or cookie_hash.
+    """Go on to `state` with changes of reason, detail, person, poll_at, poll_interval, grant_id or cookie_hash.
 
     False where it was changed since it was `seen`, or has ended.
     """
@@ -223,6 +225,7 @@ async def advance(tx: Transaction, seen: Authorisation, state: str, **changes: A
             new_state=state,
             new_reason=changes.get("reason", seen.reason),
             new_detail=changes.get("detail", seen.detail),
+            new_person=changes.get("person", seen.person),
             next_poll=changes.get("poll_at", seen.poll_at),
             new_interval=changes.get("poll_interval", seen.poll_interval),
             new_grant=changes.get("grant_id", seen.grant_id),
@@ -312,6 +315,7 @@ def _authorisation(row: Row, sealer: Sealer) -> Authorisation:
         grant_id=row["grant_id"],
         version=row["version"],
         secrets=_opened(row, sealer),
+        person=row["person"],
     )
 
 

@@ -109,7 +109,8 @@ mailbox = Table(
     _text("dispatch_owner"),
     _number("dispatch_epoch"),
 )
-"""`token_id` is the token that the mailbox's settings share; `dispatch_*` is the lease to send for it."""
+"""`token_id` is the token that the settings of the mailbox share; the document names those that they own.
+`dispatch_*` is the lease to send for it."""
 
 token = Table(
     "token",
@@ -196,6 +197,7 @@ authorisation = Table(
     _text("state"),
     _text("reason"),
     _text("detail"),
+    _text("person"),
     _bytes("sealed"),
     Column("state_hash", Text, unique=True),
     Column("start_hash", Text, unique=True),

@@ -93,6 +93,7 @@ _grant_columns = (
 )  # fmt: skip
 _insert_grant = insert(grant).values({name: bindparam(name) for name in _grant_columns})
 _delete_grant = delete(grant).where(grant.c.id == bindparam("row_id"))
+_move_grant = update(grant).where(grant.c.id == bindparam("row_id")).values(token_id=bindparam("new_token"))
 _identify = (
     update(grant)
     .where(grant.c.id == bindparam("row_id"))
@@ -160,6 +161,7 @@ _postpone = (
 )
 _answered = update(grant).where(grant.c.id == bindparam("row_id")).values(intent_serial=None)
 _settings = select(setting)
+_settings_of = _settings.where(setting.c.mailbox_id == bindparam("mailbox"))
 _setting_values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in ("state", "answer", "cause", "since")}
 _update_setting = (
     update(setting)
@@ -253,6 +255,15 @@ async def point(
             new_subject=subject,
         )
     )
+
+
+async def split_off(tx: Transaction, of: Token, name: str, now: float) -> Token:
+    """A token for the grant that serves `of`, which the caller is about to give another one."""
+    made = await ensure(tx, of.app_id, of.account, name, now)
+    await tx.run(_move_grant, row_id=of.serving_grant, new_token=made.id)
+    await point(tx, made, serving=of.serving_grant, pending=None, pinned=of.pinned)
+    await set_state(tx, made.id, of.state, now, of.reason, of.detail)
+    return made
 
 
 async def remove(tx: Transaction, token_id: str) -> None:
@@ -440,6 +451,11 @@ async def set_result(
 async def results(tx: Transaction) -> dict[tuple[str, str], SettingResult]:
     """By mailbox id and protocol."""
     return {(row["mailbox_id"], row["kind"]): SettingResult(**dict(row)) for row in await tx.all(_settings)}
+
+
+async def results_of(tx: Transaction, mailbox_id: str) -> dict[str, SettingResult]:
+    """By protocol."""
+    return {row["kind"]: SettingResult(**dict(row)) for row in await tx.all(_settings_of, mailbox=mailbox_id)}
 
 
 def _seal(sealer: Sealer, of: Grant, serial: int, access: Secret, refresh: Secret | None) -> bytes:

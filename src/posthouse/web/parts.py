@@ -16,6 +16,7 @@ from posthouse.services.going_back import GoingBack
 from posthouse.services.key_rotation import KeyRotation
 from posthouse.services.master_key_change import MasterKeyChange
 from posthouse.services.reporting import Reporting
+from posthouse.services.sharing import Sharing
 from posthouse.services.submission import Submission
 from posthouse.services.token_keeper import TokenKeeper
 from posthouse.settings import Settings
@@ -30,6 +31,7 @@ class Parts:
     keeper: TokenKeeper
     authorise: Authorise
     going_back: GoingBack
+    sharing: Sharing
     connection_test: ConnectionTest
     app_check: AppCheck
     credentials: Credentials

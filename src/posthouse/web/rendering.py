@@ -83,11 +83,10 @@ class Broken:
 
 def _banner(seen: Overview) -> list[Broken]:
     """One line for each token, not for each of the mailboxes that share it."""
-    first = {view.token.id: view for view in reversed(seen.banner) if view.token}
+    first = {token.id: (view.mailbox.id, token) for view in reversed(seen.banner) for token in reversed(view.broken)}
     return [
-        Broken(view.mailbox.id, view.token.account, view.token.reason or "other", view.token.used_by)
-        for view in reversed(first.values())
-        if view.token
+        Broken(mailbox_id, token.account, token.reason or "other", token.addresses)
+        for mailbox_id, token in reversed(first.values())
     ]
 
 

@@ -139,4 +139,6 @@ Stranger = Annotated[Visit, Depends(with_form)]
 Reader = Annotated[Visit, Depends(signed_in)]
 Writer = Annotated[Visit, Depends(Require(""))]
 TokenWriter = Annotated[Visit, Depends(Require("tokens"))]
+Administering = Annotated[Visit, Depends(Require("administer"))]
+"""Only who may do everything."""
 QueueWriter = Annotated[Visit, Depends(Require("queue"))]

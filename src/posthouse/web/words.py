@@ -110,6 +110,12 @@ DIRECTIONS = {
     "none": N_("neither"),
 }
 
+PURPOSES = {
+    "sending": N_("sending"),
+    "receiving": N_("receiving"),
+    "notices": N_("notices of this gateway"),
+}
+
 METHODS = {
     "browser": N_("in the browser"),
     "device": N_("with a device code"),
@@ -182,6 +188,7 @@ LABELS = {
     "end_reason": ENDING_REASONS,
     "end_step": ENDING_STEPS,
     "direction": DIRECTIONS,
+    "purpose": PURPOSES,
     "method": METHODS,
     "credential": CREDENTIALS,
     "security": SECURITIES,
@@ -204,6 +211,8 @@ SENTENCES = (
         " After an error page: compare the client id, and register the redirect URL {url}"
     ),
     N_("Compare client id, secret, tenant, scopes and redirect URL with the app registration at the provider."),
+    N_("{address} was changed by somebody else meanwhile."),
+    N_("Look at it again, then choose."),
     N_("Device codes are closed here."),
     N_("Sign in with the browser instead, or paste its address."),
     N_("This address does not answer this sign-in: {what}."),

@@ -11,6 +11,7 @@ import msgspec
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from posthouse.model.mailbox import Purpose
 from posthouse.problems import Problem, problem
 from posthouse.protocol.sasl import oauthbearer, xoauth2
 from posthouse.secret import Secret
@@ -51,16 +52,19 @@ async def print_token(
     parts: Inside,
     address: Name,
     form: Annotated[Literal["bearer", "xoauth2", "oauthbearer"], Query(alias="as")] = "bearer",
+    purpose: Annotated[Purpose | None, Query(alias="for")] = None,
 ) -> dict[str, Any]:
     """An access token that is good for another minute. Raises NoToken."""
     snapshot = parts.directory.now
     mailbox = snapshot.mailbox(address)
     if mailbox is None:
         raise not_found("mailbox", address)
-    if mailbox.token_id is None:
+    purpose = purpose or snapshot.purpose_of(mailbox)
+    seen = mailbox.for_setting(purpose)
+    if seen.token_id is None:
         raise NoToken(f"{mailbox.address} has a password and no token.", temporary=False)
-    token = await parts.keeper.access_token(mailbox.token_id)
-    user = snapshot.user(mailbox, "smtp")
+    token = await parts.keeper.access_token(seen.token_id)
+    user = snapshot.user(seen, seen.settings.protocol(purpose or "sending") or "smtp", app_only=token.app_only)
     shown = {
         "bearer": token.secret,
         "xoauth2": xoauth2(user, token.secret),

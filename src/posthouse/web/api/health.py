@@ -1,6 +1,7 @@
 """/healthz, /readyz and /metrics at the root, for whoever watches over the gateway."""
 
 import ipaddress
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -12,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from posthouse import __version__
 from posthouse.model.forecast import DAY
+from posthouse.model.mailbox import PURPOSES
 from posthouse.model.message import MessageState
 from posthouse.model.token import TokenState
 from posthouse.services.overview import Overview, overview
@@ -84,6 +86,7 @@ class _Figures:
         yield _by_state("posthouse_mailboxes", "Mailboxes by the state of their token", TokenState, states)
         tokens = Counter(str(view.state) for view in seen.tokens)
         yield _by_state("posthouse_tokens", "Tokens by state", TokenState, tokens)
+        yield self._settings()
         yield _by_state("posthouse_messages", "Messages by state", MessageState, Counter(seen.queue))
         failures = sum(view.failures for view in seen.tokens)
         yield GaugeMetricFamily(
@@ -93,6 +96,14 @@ class _Figures:
         info = GaugeMetricFamily("posthouse_build_info", "The version that runs", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
+
+    def _settings(self) -> Metric:
+        found = Counter((one.purpose, str(token.state)) for token in self._seen.tokens for one in token.used_by)
+        text, labels = "Settings of mailboxes by the state of the token that they use", ["for", "state"]
+        family = GaugeMetricFamily("posthouse_settings", text, labels=labels)
+        for purpose, state in itertools.product(PURPOSES, TokenState):
+            family.add_metric([purpose, str(state)], found[purpose, str(state)])
+        return family
 
     def _days_left(self) -> Metric:
         """Below nothing since it has ended."""

@@ -1,17 +1,17 @@
 """Mailboxes, their tokens, and getting a token for them."""
 
 from http import HTTPStatus
-from typing import Annotated, cast, get_args
+from typing import Annotated, Literal, cast, get_args
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from posthouse.model.mailbox import Mailbox
+from posthouse.model.mailbox import Mailbox, Purpose
 from posthouse.oauth.code import MAX_CALLBACK
 from posthouse.problems import Problem
 from posthouse.secret import Secret
 from posthouse.services.authorise import Method
-from posthouse.services.overview import Overview, TokenView, overview
+from posthouse.services.overview import Overview, Setting, TokenView, overview
 from posthouse.store import authorisations
 from posthouse.store.authorisations import OPEN, Authorisation
 from posthouse.web.api import shapes
@@ -26,6 +26,12 @@ class Begin(BaseModel):
     model_config = ConfigDict(extra="forbid")
     method: Method | None = Field(
         default=None, description="Left out: the mailbox's own, else what its provider can do."
+    )
+    purpose: Purpose | None = Field(
+        default=None, alias="for", description="Whose token; left out, the one that settings share."
+    )
+    switch_to: str = Field(
+        default="", max_length=254, description="The mailbox is to sign in as this account from then on."
     )
 
 
@@ -65,10 +71,31 @@ async def mailbox_by_name(caller: Reader, name: Name) -> shapes.Mailbox:
 
 @routes.get("/mailboxes/{id}/tokens", tags=["tokens"])
 async def tokens_of_mailbox(caller: Reader, name: Name) -> shapes.Page[shapes.Token]:
-    """The tokens that the mailbox's settings use."""
-    known = caller.mailbox(name)
-    views = (await look(caller)).tokens
-    return shapes.Page(items=[shapes.token(view) for view in views if view.id == known.token_id])
+    """The tokens that the mailbox's settings use or wait for, what they share first."""
+    return await _tokens_of(caller, caller.mailbox(name))
+
+
+async def _tokens_of(caller: Caller, mailbox: Mailbox) -> shapes.Page[shapes.Token]:
+    view = (await look(caller)).mailbox(mailbox.id)
+    return shapes.Page(items=[shapes.token(one) for one in view.tokens] if view else [])
+
+
+class Share(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    purpose: Purpose = Field(alias="for")
+    token: Literal["shared", "own"]
+    version: int | None = Field(default=None, description="That you saw: 409 where it has changed since.")
+
+
+@routes.post("/mailboxes/{id}/tokens", tags=["tokens"])
+async def share(caller: Manager, name: Name, body: Share) -> shapes.Page[shapes.Token]:
+    """Give a setting a token of its own, or let it share the mailbox's again; all of them as they stand then.
+
+    What serves goes on until the other token has proved itself for the setting: one that serves already is tried now.
+    """
+    chosen = await caller.parts.sharing.choose(caller.mailbox(name), body.purpose, body.token, seen=body.version)
+    caller.parts.following.ring()
+    return await _tokens_of(caller, chosen)
 
 
 @routes.get("/tokens", tags=["tokens"])
@@ -82,7 +109,7 @@ async def tokens(caller: Reader, cursor: Cursor = "", limit: Limit = 100) -> sha
 
 
 def _sees(caller: Caller, view: TokenView) -> bool:
-    return not caller.mailboxes or any(caller.sees(address) for address in view.used_by)
+    return not caller.mailboxes or any(caller.sees(one.address) for one in (*view.used_by, *view.waiting))
 
 
 async def _token(caller: Caller, name: str) -> TokenView:
@@ -110,20 +137,20 @@ async def delete_token(
 ) -> Deleted:
     """Forget the token and revoke it where the provider can.
 
-    While several mailboxes use it, `confirm` has to be their number: otherwise 409 with the list.
+    While several settings use it, `confirm` has to be their number: otherwise 409 with the list.
     """
     view = await _token(caller, name)
-    if not all(caller.sees(address) for address in view.used_by):
+    if not all(caller.sees(address) for address in view.addresses):
         raise not_found("token of this key's mailboxes alone", name)
     users = len(view.used_by)
     if users > 1 and confirm != users:
         raise Conflict(
             Problem(
                 "token.shared",
-                f"{users} mailboxes use this token: {', '.join(view.used_by[:20])}.",
+                f"{users} settings use this token: {', '.join(_words(one) for one in view.used_by[:20])}.",
                 f"Say confirm={users} to delete it for all of them.",
             ),
-            used_by=list(view.used_by),
+            used_by=[shapes.setting(one).model_dump(by_alias=True) for one in view.used_by],
         )
     parts = caller.parts
     revoked = await parts.authorise.delete_token(view.id)
@@ -132,15 +159,24 @@ async def delete_token(
     return Deleted(id=view.id, revoked=revoked)
 
 
+def _words(setting: Setting) -> str:
+    return f"{setting.address} for {setting.purpose}"
+
+
 @routes.post("/mailboxes/{id}/authorisations", status_code=HTTPStatus.CREATED, tags=["authorisations"])
 async def begin(caller: Manager, name: Name, body: Begin, response: Response) -> shapes.Attempt:
     """Begin to get a token.
 
     `device` answers a code and where to type it; `browser` our own start page; `link` the same for the mailbox's owner,
     valid for days; `paste` the provider's page, on whose end `paste` below waits; with `app` nobody signs in.
+    `switch_to` needs a key for all mailboxes: another person's token takes over once it has proved itself.
     """
     mailbox = caller.mailbox(name)
-    begun = await caller.parts.authorise.begin(mailbox, body.method or _usual_method(caller, mailbox))
+    if body.switch_to:
+        caller.must_see_all()
+        mailbox = await caller.parts.sharing.switch_account(mailbox, body.switch_to)
+    method = body.method or _usual_method(caller, mailbox)
+    begun = await caller.parts.authorise.begin(mailbox, method, body.purpose)
     caller.parts.following.ring()
     response.headers["Location"] = f"/api/v1/authorisations/{begun.authorisation.id}"
     return shapes.begun(begun)
@@ -202,17 +238,23 @@ async def confirm(caller: Manager, name: Name) -> shapes.Attempt:
 
 
 class Earlier(BaseModel):
-    """What serves again. `kind`: account (another account or app), password, consent (of the same account)."""
+    """What serves again. `kind`: account (another account or app), password, consent (of the same account), and for
+    a setting that went alone shared or own."""
 
     kind: str
     who: str
 
 
+class Back(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    purpose: Purpose | None = Field(default=None, alias="for", description="Just this setting, where it went alone.")
+
+
 @routes.post("/mailboxes/{id}/back", tags=["tokens"])
-async def go_back(caller: Manager, name: Name) -> Earlier:
+async def go_back(caller: Manager, name: Name, body: Back | None = None) -> Earlier:
     """Undo the last switch or re-authorisation, within 7 days and where what served before still lives; else 409."""
     mailbox = caller.mailbox(name)
-    gone = await caller.parts.going_back.go(mailbox)
+    gone = await caller.parts.going_back.go(mailbox, body.purpose if body else None)
     caller.parts.following.ring()
     return Earlier(kind=gone.kind, who=gone.who)
 

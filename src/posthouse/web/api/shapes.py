@@ -10,6 +10,8 @@ from pydantic import BaseModel, Field
 
 from posthouse.model import forecast
 from posthouse.model.device import Device
+from posthouse.services import overview
+from posthouse.services.apply_values import MAILBOX_SETTINGS
 from posthouse.services.authorise import Begun
 from posthouse.services.forecast import NAMED, Forecast
 from posthouse.services.overview import MailboxView, ServerView, TokenView
@@ -51,6 +53,14 @@ class Warned(Ending):
     count: int = Field(description="How many mailboxes there are.")
 
 
+class Setting(BaseModel):
+    """A setting of a mailbox: sending, receiving, or the gateway's own notices."""
+
+    mailbox: str = Field(description="Its address.")
+    purpose: str = Field(alias="for", description="sending, receiving, notices.")
+    refused: str = Field(default="", description="While it waits: what was said when the token was tried for it.")
+
+
 class Token(BaseModel):
     """A token without its secrets. States: not_acquired, waiting_for_authentication, acquired, invalid."""
 
@@ -74,7 +84,8 @@ class Token(BaseModel):
     meaning: str = Field(description="What the provider's answer in detail or last_error means; empty where unknown.")
     fix: str = Field(description="What mends that.")
     reauthorising: bool
-    used_by: list[str]
+    used_by: list[Setting]
+    waiting: list[Setting] = Field(description="Settings that go over to it once it has proved itself for them.")
     forecast: list[Ending] = Field(description="What of it or of its app registration will end, the nearest first.")
 
 
@@ -101,10 +112,14 @@ class Mailbox(BaseModel):
     method: str = Field(description="oauth or password.")
     default: bool
     origin: str = Field(description="The file it was applied from, or empty.")
-    token: Token | None
+    token: Token | None = Field(description="Of the tokens in use the one that needs somebody most.")
+    tokens: list[Token] = Field(description="All that its settings use or wait for.")
     servers: list[Server]
     last_success: datetime | None
     queue: dict[str, int]
+    next_step: str = Field(description="get_token, sign_in, reauthorise, or empty.")
+    next_for: str = Field(description="The setting whose token it is about; empty for the one that settings share.")
+    version: int = Field(description="Grows with every change.")
     settings: dict[str, Any] = Field(description="As in an apply file; seconds as numbers.")
 
 
@@ -118,6 +133,7 @@ class Attempt(BaseModel):
     state: str
     reason: str
     detail: str
+    person: str = Field(description="Who signed in, where it was not the one expected.")
     ended: bool
     created_at: datetime | None
     expires_at: datetime | None
@@ -268,9 +284,14 @@ def token(view: TokenView) -> Token:
         meaning=view.meaning,
         fix=view.fix,
         reauthorising=view.reauthorising,
-        used_by=list(view.used_by),
+        used_by=[setting(one) for one in view.used_by],
+        waiting=[setting(one) for one in view.waiting],
         forecast=[ending(one) for one in view.forecast],
     )
+
+
+def setting(one: overview.Setting) -> Setting:
+    return Setting(**{"mailbox": one.address, "for": one.purpose, "refused": one.refused})
 
 
 def ending(one: forecast.Ending) -> Ending:
@@ -315,10 +336,14 @@ def mailbox(view: MailboxView) -> Mailbox:
         default=known.default,
         origin=known.origin,
         token=token(view.token) if view.token else None,
+        tokens=[token(one) for one in view.tokens],
         servers=[server(one) for one in view.servers],
         last_success=moment(view.last_success),
         queue=dict(view.queue),
-        settings=msgspec.structs.asdict(known.settings),
+        next_step=view.next.next_step if view.next else "",
+        next_for=view.next_for,
+        version=known.version,
+        settings={name: getattr(known.settings, name) for name in MAILBOX_SETTINGS},
     )
 
 
@@ -331,6 +356,7 @@ def attempt(found: Authorisation) -> Attempt:
         state=found.state,
         reason=found.reason,
         detail=found.detail,
+        person=found.person,
         ended=found.state not in OPEN,
         created_at=moment(found.created_at),
         expires_at=moment(found.expires_at),

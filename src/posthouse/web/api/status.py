@@ -20,7 +20,7 @@ async def status(caller: Reader) -> shapes.Status:
     everything = await overview(parts.store, parts.directory)
     seen = [view for view in everything.mailboxes if caller.sees(view.mailbox.address)]
     states = Counter({str(state): 0 for state in TokenState})
-    states.update({view.token.id: str(view.token.state) for view in seen if view.token}.values())
+    states.update({token.id: str(token.state) for view in seen for token in view.tokens}.values())
     queue: Counter[str] = Counter({"queued": 0, "parked": 0, "sent": 0, "failed": 0})
     for view in seen:
         queue.update(view.queue)

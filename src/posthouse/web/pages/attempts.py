@@ -7,6 +7,7 @@ import segno
 from fastapi import APIRouter, HTTPException
 from starlette.responses import RedirectResponse, Response
 
+from posthouse.model.mailbox import PURPOSES, Mailbox, Purpose
 from posthouse.providers.provider import Provider
 from posthouse.providers.registration import known_client
 from posthouse.secret import Secret
@@ -15,7 +16,7 @@ from posthouse.store import authorisations
 from posthouse.store.authorisations import Authorisation
 from posthouse.store.configuration import StoredApp
 from posthouse.web.rendering import fragment, page
-from posthouse.web.visits import Reader, TokenWriter, Visit
+from posthouse.web.visits import Administering, Reader, TokenWriter, Visit
 
 QR_LIMIT = 1000
 """Characters of an address that becomes a picture; a larger one could not be scanned."""
@@ -27,8 +28,9 @@ routes = APIRouter()
 class Attempt:
     """An authorisation as its page shows it. `progress_url` answers with the newest state of it.
 
-    For who may get tokens: `link` is for the owner, `sign_in_url` for the sign-in whose end is pasted. `qr_code` is
-    a picture of where a device code is typed, as a data: address.
+    `person`: who signed in, where it was not the one expected. For who may get tokens: `link` is for the owner,
+    `sign_in_url` for the sign-in whose end is pasted. `qr_code` is a picture of where a device code is typed, as a
+    data: address.
     """
 
     id: str
@@ -44,6 +46,7 @@ class Attempt:
     verification_uri_complete: str
     expires_at: float
     progress_url: str
+    person: str = ""
     link: str = ""
     sign_in_url: str = ""
     qr_code: str = ""
@@ -69,7 +72,8 @@ def methods_for(app: StoredApp | None, provider: Provider | None = None) -> tupl
 
 
 def shown(visit: Visit, found: Authorisation, progress_url: str) -> Attempt:
-    mailbox = visit.parts.directory.now.mailboxes.get(found.mailbox_id)
+    snapshot = visit.parts.directory.now
+    mailbox = snapshot.user_of_token(found.token_id, found.mailbox_id) or snapshot.mailboxes.get(found.mailbox_id)
     return Attempt(
         id=found.id,
         mailbox_id=found.mailbox_id,
@@ -84,6 +88,7 @@ def shown(visit: Visit, found: Authorisation, progress_url: str) -> Attempt:
         verification_uri_complete=web_address(found.verification_uri_complete),
         expires_at=found.expires_at,
         progress_url=progress_url,
+        person=found.person,
         qr_code=_picture(found),
         **(_addresses(visit, found) if visit.may("tokens") and found.state == "started" else {}),
     )
@@ -129,9 +134,47 @@ async def begin(visit: TokenWriter, mailbox_id: str) -> Response:
         raise HTTPException(HTTPStatus.NOT_FOUND)
     asked = visit.form.get("method")
     method = next((way for way in METHODS if way == asked), METHODS[0])
-    begun = await visit.parts.authorise.begin(mailbox, method)
+    return await _begin(visit, mailbox, method, purpose_from(visit.form.get("for", "")))
+
+
+async def _begin(visit: Visit, mailbox: Mailbox, method: Method, purpose: Purpose | None) -> Response:
+    begun = await visit.parts.authorise.begin(mailbox, method, purpose)
     own = f"/authorisations/{begun.authorisation.id}"
     return RedirectResponse(begun.url if method == "browser" else own, HTTPStatus.SEE_OTHER)
+
+
+def purpose_from(word: str) -> Purpose | None:
+    """Empty, or unknown, for the token that settings share."""
+    return next((purpose for purpose in PURPOSES if purpose == word), None)
+
+
+@routes.get("/authorisations/{attempt_id}/switch")
+async def ask_before_switching(visit: Reader, attempt_id: str) -> Response:
+    found = await _of_wrong_person(visit, attempt_id)
+    return await page(visit, "switch_account.html", attempt=shown_to_administrators(visit, found))
+
+
+@routes.post("/authorisations/{attempt_id}/switch")
+async def switch(visit: Administering, attempt_id: str) -> Response:
+    """The mailbox is to sign in as whoever did so by mistake, who signs in once more for it."""
+    found = await _of_wrong_person(visit, attempt_id)
+    await visit.parts.directory.refresh()
+    mailbox = visit.parts.directory.now.mailboxes.get(found.mailbox_id)
+    if mailbox is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    purpose = visit.parts.directory.now.setting_of_token(mailbox, found.token_id)
+    switched = await visit.parts.sharing.switch_account(mailbox, found.person)
+    visit.parts.following.ring()
+    method = next((way for way in METHODS if way == found.method), METHODS[0])
+    return await _begin(visit, switched, method, purpose)
+
+
+async def _of_wrong_person(visit: Visit, attempt_id: str) -> Authorisation:
+    """Raises HTTPException where nobody signed in by mistake."""
+    found = await attempt_of(visit, attempt_id)
+    if not found.person:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return found
 
 
 @routes.get("/authorisations/{attempt_id}")

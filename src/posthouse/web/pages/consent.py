@@ -26,7 +26,7 @@ routes = APIRouter()
 async def ask(visit: Anyone, start: str) -> Response:
     """Nothing happens yet: programs that look at links before a person does use nothing up."""
     found = await _started(visit, start)
-    mailbox = visit.parts.directory.now.mailboxes.get(found.mailbox_id)
+    mailbox = visit.parts.directory.now.user_of_token(found.token_id, found.mailbox_id)
     if mailbox is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)
     provider = visit.parts.directory.now.provider_of(mailbox)

@@ -1,18 +1,23 @@
 """The list of mailboxes, and one mailbox with its token."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Literal
 
 from fastapi import APIRouter, HTTPException
 from starlette.responses import RedirectResponse, Response
 
+from posthouse.model.mailbox import Mailbox, Purpose, purpose_of
 from posthouse.model.token import TokenState
+from posthouse.services.authorise import Method
 from posthouse.services.forecast import Forecast
+from posthouse.services.going_back import Earlier
 from posthouse.services.overview import MailboxView, Overview, TokenView
 from posthouse.services.token_keeper import NoToken
 from posthouse.store import authorisations, tokens
 from posthouse.store.authorisations import Authorisation
-from posthouse.web.pages.attempts import methods_for, shown_to_administrators
+from posthouse.web.pages.attempts import methods_for, purpose_from, shown_to_administrators
 from posthouse.web.rendering import look, page
 from posthouse.web.visits import N_, Reader, TokenWriter, Visit
 
@@ -29,6 +34,9 @@ SAID = {
     ),
     "revoked": N_("The token was deleted, and the provider was told."),
     "back": N_("The earlier sign-in serves again."),
+    "waits": N_("Everything goes on as it is until the new token has proved itself. Get it below."),
+    "own": N_("It has a token of its own."),
+    "shared": N_("It shares the token again."),
 }
 routes = APIRouter()
 
@@ -52,8 +60,66 @@ async def listed(visit: Reader) -> Response:
 
 def _page_of(seen: Overview, found: Forecast) -> str:
     """Where the token that ends can be got again; nowhere for what a whole app registration lives on."""
-    view = seen.mailbox(found.mailboxes[0]) if seen.token(found.subject) else None
-    return f"/mailboxes/{view.mailbox.id}#token" if view else ""
+    token = seen.token(found.subject)
+    view = seen.mailbox(found.mailboxes[0]) if token else None
+    return f"/mailboxes/{view.mailbox.id}#{anchor(view, token)}" if view and token else ""
+
+
+def anchor(view: MailboxView, token: TokenView) -> str:
+    """Where a mailbox's page shows one of its tokens."""
+    purpose = view.purpose_of(token)
+    return f"token-{purpose}" if purpose else "token"
+
+
+@dataclass(frozen=True, slots=True)
+class SettingShown:
+    """`own`: it is to have a token of its own. `refused`: what was said when the token it waits for was tried.
+
+    `choosable`: it waits for no other token than this one, and one can choose whether it shares.
+    """
+
+    purpose: Purpose
+    own: bool
+    waits: bool
+    refused: str
+    choosable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One token of a mailbox. `purpose` is the setting by which it is meant, empty for the one that settings share.
+
+    `gettable`: not where it serves only until another one has proved itself. `others` are further mailboxes that use
+    it; one goes back to `earlier` with `back_for`.
+    """
+
+    token: TokenView
+    app_id: str
+    purpose: str
+    settings: tuple[SettingShown, ...]
+    others: tuple[str, ...]
+    gettable: bool
+    methods: tuple[Method, ...]
+    preferred: Method
+    earlier: Earlier | None
+    back_for: str
+
+    @property
+    def purposes(self) -> tuple[Purpose, ...]:
+        return tuple(setting.purpose for setting in self.settings)
+
+    @property
+    def place(self) -> str:
+        """Where links to it lead."""
+        return (f"token-{self.purpose}" if self.purpose else "token") if self.gettable else self.token.id
+
+    @property
+    def serving(self) -> bool:
+        return self.token.obtained_at > 0
+
+    @property
+    def again(self) -> bool:
+        return self.serving or self.token.state is TokenState.INVALID
 
 
 @routes.get("/mailboxes/{mailbox_id}")
@@ -62,28 +128,63 @@ async def one(visit: Reader, mailbox_id: str, said: str = "") -> Response:
     view = mailbox_of(seen, mailbox_id)
     attempt = await _latest(visit, view)
     snapshot = visit.parts.directory.now
-    app = snapshot.configuration.apps.get(view.mailbox.switched.app_id or "")
-    methods = methods_for(app, snapshot.providers.get(app.provider) if app else None)
-    preferred = view.mailbox.settings.method
+    by_setting = {server.protocol: view.mailbox.for_setting(purpose_of(server.protocol)) for server in view.servers}
     return await page(
         visit,
         "mailbox.html",
         seen=seen,
         view=view,
         mailbox=view.mailbox,
-        token=view.token,
-        again=view.token is not None and (view.token.obtained_at > 0 or view.token.state is TokenState.INVALID),
-        forecast=view.token.forecast if view.token else (),
-        serving=view.token is not None and view.token.obtained_at > 0,
+        blocks=[await _block(visit, view, token) for token in view.tokens],
+        choices=[purpose for purpose in snapshot.purposes(view.mailbox) if view.mailbox.settings.protocol(purpose)],
+        by_token=view.mailbox.for_setting("sending").app_id is not None,
         servers={server.protocol: server for server in view.servers},
-        endpoints={s.protocol: visit.parts.directory.now.endpoint(view.mailbox, s.protocol) for s in view.servers},
+        endpoints={protocol: snapshot.endpoint(mailbox, protocol) for protocol, mailbox in by_setting.items()},
         attempt=shown_to_administrators(visit, attempt) if attempt else None,
-        methods=methods,
-        app_id=view.mailbox.switched.app_id,
-        earlier=await visit.parts.going_back.earlier(view.mailbox),
-        preferred=preferred if preferred in methods else methods[0],
         said=visit.says(SAID[said]) if said in SAID else "",
     )
+
+
+async def _block(visit: Visit, view: MailboxView, token: TokenView) -> Block:
+    mailbox, purpose = view.mailbox, view.purpose_of(token)
+    snapshot = visit.parts.directory.now
+    app = snapshot.apps_by_name.get(token.app)
+    methods = methods_for(app, snapshot.providers.get(app.provider) if app else None)
+    preferred = next((way for way in methods if way == mailbox.settings.method), methods[0])
+    earlier, back_for = await _earlier(visit, mailbox, token, purpose)
+    return Block(
+        token=token,
+        app_id=app.id if app else "",
+        purpose=purpose,
+        settings=tuple(_settings(mailbox, token)),
+        others=tuple(address for address in token.addresses if address != mailbox.address),
+        gettable=mailbox.for_setting(purpose_from(purpose)).switched.token_id == token.id,
+        methods=methods,
+        preferred=preferred,
+        earlier=earlier,
+        back_for=back_for,
+    )
+
+
+def _settings(mailbox: Mailbox, token: TokenView) -> Iterator[SettingShown]:
+    for settings, waits in ((token.used_by, False), (token.waiting, True)):
+        for one in settings:
+            if one.address == mailbox.address:
+                own = mailbox.settings.owns(one.purpose)
+                settled = mailbox.for_setting(one.purpose).switched.token_id == token.id
+                several = len(token.used_by) + len(token.waiting) > 1
+                yield SettingShown(one.purpose, own, waits, one.refused, settled and (own or several))
+
+
+async def _earlier(visit: Visit, mailbox: Mailbox, token: TokenView, purpose: str) -> tuple[Earlier | None, str]:
+    """What the settings that use a token can go back to: those that share it together, else one by itself."""
+    used = [one.purpose for one in token.used_by if one.address == mailbox.address]
+    wanted: list[Purpose | None] = [*(() if purpose else (None,)), *used]
+    for one in wanted if used else ():
+        found = await visit.parts.going_back.earlier(mailbox, one)
+        if found is not None:
+            return found, one or ""
+    return None, ""
 
 
 def mailbox_of(seen: Overview, mailbox_id: str) -> MailboxView:
@@ -101,20 +202,21 @@ async def _latest(visit: Visit, view: MailboxView) -> Authorisation | None:
     latest = found[0] if found else None
     if latest is None or latest.state in authorisations.OPEN:
         return latest
-    overtaken = latest.state == "done" and view.token is not None and view.token.state is not TokenState.ACQUIRED
+    token = next((token for token in view.tokens if token.id == latest.token_id), None)
+    overtaken = latest.state == "done" and token is not None and token.state is not TokenState.ACQUIRED
     return latest if latest.created_at + SHOWN_AFTER_END > visit.now and not overtaken else None
 
 
 @routes.get("/mailboxes/{mailbox_id}/token/delete")
-async def ask_before_deleting(visit: Reader, mailbox_id: str) -> Response:
+async def ask_before_deleting(visit: Reader, mailbox_id: str, of: str = "") -> Response:
     seen = await look(visit)
     view = mailbox_of(seen, mailbox_id)
-    return await page(visit, "delete_token.html", seen=seen, mailbox=view.mailbox, token=token_of(view))
+    return await page(visit, "delete_token.html", seen=seen, mailbox=view.mailbox, token=token_of(view, of))
 
 
 @routes.post("/mailboxes/{mailbox_id}/token/delete")
-async def delete(visit: TokenWriter, mailbox_id: str) -> Response:
-    token = token_of(mailbox_of(await look(visit), mailbox_id))
+async def delete(visit: TokenWriter, mailbox_id: str, of: str = "") -> Response:
+    token = token_of(mailbox_of(await look(visit), mailbox_id), of)
     revoked = await visit.parts.authorise.delete_token(token.id)
     visit.parts.following.ring()
     return back(mailbox_id, "revoked" if revoked else "deleted")
@@ -122,7 +224,7 @@ async def delete(visit: TokenWriter, mailbox_id: str) -> Response:
 
 @routes.post("/mailboxes/{mailbox_id}/token/renew")
 async def renew(visit: TokenWriter, mailbox_id: str) -> Response:
-    token = token_of(mailbox_of(await look(visit), mailbox_id))
+    token = token_of(mailbox_of(await look(visit), mailbox_id), visit.form.get("of", ""))
     try:
         said = "renewed" if await _renew(visit, token) else "not-renewed"
     except NoToken as why:
@@ -133,9 +235,31 @@ async def renew(visit: TokenWriter, mailbox_id: str) -> Response:
 
 @routes.post("/mailboxes/{mailbox_id}/back")
 async def go_back(visit: TokenWriter, mailbox_id: str) -> Response:
-    await visit.parts.going_back.go(mailbox_of(await look(visit), mailbox_id).mailbox)
+    mailbox = mailbox_of(await look(visit), mailbox_id).mailbox
+    await visit.parts.going_back.go(mailbox, purpose_from(visit.form.get("for", "")))
     visit.parts.following.ring()
     return back(mailbox_id, "back")
+
+
+@routes.get("/mailboxes/{mailbox_id}/tokens/{purpose}")
+async def ask_before_sharing(visit: Reader, mailbox_id: str, purpose: Purpose) -> Response:
+    seen = await look(visit)
+    mailbox = mailbox_of(seen, mailbox_id).mailbox
+    own = mailbox.settings.owns(purpose)
+    return await page(visit, "share_token.html", seen=seen, mailbox=mailbox, purpose=purpose, own=own)
+
+
+@routes.post("/mailboxes/{mailbox_id}/tokens/{purpose}")
+async def share(visit: TokenWriter, mailbox_id: str, purpose: Purpose) -> Response:
+    """The form carries the version of the mailbox that the person saw."""
+    mailbox = mailbox_of(await look(visit), mailbox_id).mailbox
+    wish: Literal["shared", "own"] = "own" if visit.form.get("share") == "own" else "shared"
+    version = visit.form.get("version", "")
+    seen = int(version) if version.isascii() and version.isdigit() and len(version) < 16 else -1
+    chosen = await visit.parts.sharing.choose(mailbox, purpose, wish, seen=seen)
+    visit.parts.following.ring()
+    waits = chosen.for_setting(purpose).settings.switch is not None
+    return back(mailbox_id, "waits" if waits else "own" if wish == "own" else "shared")
 
 
 async def _renew(visit: Visit, token: TokenView) -> bool:
@@ -146,11 +270,12 @@ async def _renew(visit: Visit, token: TokenView) -> bool:
     return grant is not None and (await visit.parts.keeper.refresh(grant)).serial > grant.serial
 
 
-def token_of(view: MailboxView) -> TokenView:
-    """Raises HTTPException for a mailbox with a password."""
-    if view.token is None:
+def token_of(view: MailboxView, token_id: str = "") -> TokenView:
+    """Where none is named the first. Raises HTTPException for a mailbox with a password, or another one's token."""
+    found = next((token for token in view.tokens if token_id in ("", token.id)), None)
+    if found is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)
-    return view.token
+    return found
 
 
 def back(mailbox_id: str, said: str) -> Response:

@@ -53,6 +53,7 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), server_default="", nullable=False),
         sa.Column("reason", sa.Text(), server_default="", nullable=False),
         sa.Column("detail", sa.Text(), server_default="", nullable=False),
+        sa.Column("person", sa.Text(), server_default="", nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=True),
         sa.Column("state_hash", sa.Text(), nullable=True),
         sa.Column("start_hash", sa.Text(), nullable=True),
