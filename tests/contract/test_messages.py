@@ -490,3 +490,25 @@ async def test_the_journal_is_narrowed_and_its_oldest_lines_are_forgotten(store:
     assert await store.database.write(lambda tx: journal.prune(tx, NOW + 1, 1)) == 1
     assert await of() == ["m2"]
     assert await store.database.write(lambda tx: journal.prune(tx, NOW - 1, 10)) == 0
+
+
+async def test_a_text_is_kept_as_long_as_it_may_be_sent_and_no_longer(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    ids = sent, failed, removed, pruned = [new_message_id(NOW + number) for number in range(4)]
+    await accept(store, *ids)
+    for queue_id, state in ((sent, MessageState.SENT), (failed, MessageState.FAILED)):
+        claimed = await claim_one(store, epoch)
+        assert claimed.message.id == queue_id
+        await finish(store, claimed, state)
+    await store.database.write(lambda tx: messages.remove(tx, removed, NOW))
+    await finish(store, await claim_one(store, epoch), MessageState.FAILED, now=NOW - 500)
+
+    async def kept() -> list[str]:
+        async def work(tx: Transaction) -> list[str]:
+            return [queue_id for queue_id in ids if await messages.body_of(tx, queue_id) is not None]
+
+        return await store.database.read(work)
+
+    assert await kept() == [failed, pruned]
+    await store.database.write(lambda tx: messages.prune(tx, MessageState.FAILED, NOW + 5, 10))
+    assert await kept() == [failed]

@@ -54,7 +54,11 @@ async def api(office: House) -> AsyncIterator[Client]:
         yield client
 
 
-_body = select(tables.message.c.body, tables.message.c.pieces).where(tables.message.c.id == bindparam("wanted"))
+_body = (
+    select(tables.body.c.data, tables.message.c.pieces)
+    .join(tables.message, tables.message.c.id == tables.body.c.message_id)
+    .where(tables.message.c.id == bindparam("wanted"))
+)
 
 
 async def stored(office: House, queue_id: str) -> bytes:
@@ -63,7 +67,7 @@ async def stored(office: House, queue_id: str) -> bytes:
     row = await store.database.read(lambda tx: tx.one(_body, wanted=queue_id))
     assert row is not None
     pieces = [piece async for piece in store.spool.read(queue_id, row["pieces"])] if row["pieces"] else []
-    return store.sealer.open(row["body"], f"message:{queue_id}") + b"".join(pieces)
+    return store.sealer.open(row["data"], f"message:{queue_id}") + b"".join(pieces)
 
 
 async def claim(tx: Transaction, office: House) -> list[Claim]:

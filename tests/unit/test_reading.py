@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posthouse.protocol.reading import Buffer, TooLong
+from posthouse.protocol.reading import Buffer, TooLong, has_bare_line_end
 
 
 def buffer(data: bytes, *, bare_lf: bool = True) -> Buffer:
@@ -59,3 +59,9 @@ def test_lines_are_the_same_however_the_octets_arrive(data: bytes, bare_lf: bool
         return found
 
     assert lines([data]) == lines([data[i : i + 1] for i in range(len(data))])
+
+
+@given(st.lists(st.sampled_from([b"\r\n", b"\r", b"\n", b"text", b"\0", b"."])))
+def test_a_line_end_that_is_not_whole_is_found(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    assert has_bare_line_end(data) is (b"\r" in (rest := data.replace(b"\r\n", b"\0")) or b"\n" in rest)

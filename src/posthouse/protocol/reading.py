@@ -1,6 +1,14 @@
 """Bounded reading for the engines: nothing a peer sends is kept without a limit."""
 
 
+_TEXT = bytes(octet for octet in range(256) if octet not in b"\r\n")
+
+
+def has_bare_line_end(data: bytes) -> bool:
+    """Whether there is a CR or LF that is not part of CRLF."""
+    return len(data.translate(None, _TEXT)) != 2 * data.count(b"\r\n")
+
+
 class TooLong(Exception):
     """The peer sent more than `limit` octets without the end that was awaited."""
 

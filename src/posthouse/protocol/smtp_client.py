@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from posthouse.protocol import sasl
-from posthouse.protocol.reading import Buffer
+from posthouse.protocol.reading import Buffer, has_bare_line_end
 from posthouse.protocol.smtp_path import BadPath, check_address
 from posthouse.protocol.smtp_reply import BadReply, Reply, ReplyReader
 from posthouse.secret import Secret
@@ -315,8 +315,7 @@ class SmtpClient:
         """A part of the message: text with CRLF, cut anywhere. Raises ValueError at a bare CR or LF."""
         self._expect(Stage.BODY)
         text = self._border + chunk
-        breaks = text.count(b"\r\n")
-        if text.count(b"\n") != breaks or text.count(b"\r") - text.endswith(b"\r") != breaks:
+        if has_bare_line_end(text.removesuffix(b"\r")):
             raise ValueError("a line of the message does not end in CRLF")
         if b"\r\n." in text:
             chunk = text.replace(b"\r\n.", b"\r\n..")[len(self._border) :]

@@ -13,7 +13,7 @@ from typing import ClassVar, TypeVar
 
 from posthouse.protocol import sasl
 from posthouse.protocol import smtp_reply as replies
-from posthouse.protocol.reading import Buffer, TooLong
+from posthouse.protocol.reading import Buffer, TooLong, has_bare_line_end
 from posthouse.protocol.sasl import BadExchange, Credentials, Exchange
 from posthouse.protocol.smtp_path import BadPath, Path, parse_path
 from posthouse.protocol.smtp_reply import Reply
@@ -548,8 +548,7 @@ class SmtpServer:
         self._challenge(sasl.challenge(challenge), SmtpServer._read_last_response)
 
     def _take_body(self, data: bytes, *, whole_lines: bool) -> bool:
-        breaks = data.count(b"\r\n")
-        if data.count(b"\n") != breaks or data.count(b"\r") != breaks or b"\0" in data:
+        if has_bare_line_end(data) or b"\0" in data:
             self._refusal = BARE_LINE_END
         if self._line_start and data.startswith(b"."):
             data = data[1:]

@@ -13,7 +13,7 @@ from posthouse.store import events, journal
 from posthouse.store.compiling import one_of
 from posthouse.store.database import Row, Transaction
 from posthouse.store.ids import first_message_id
-from posthouse.store.tables import mailbox, message
+from posthouse.store.tables import body, mailbox, message
 
 PAGE = 200
 HELD = "parked by a person"
@@ -76,9 +76,12 @@ class Claim:
 
 _fields = (
     "id", "mailbox_id", "device", "sender", "recipients", "message_id", "subject", "size", "smtputf8", "eight_bit",
-    "body", "pieces", "created_at", "deadline_at", "next_at",
+    "pieces", "created_at", "deadline_at", "next_at",
 )  # fmt: skip
 _insert = insert(message).values({name: bindparam(name) for name in _fields} | {"state": QUEUED, "stage": ""})
+_insert_body = insert(body).values(message_id=bindparam("message_id"), data=bindparam("data"))
+_forget_body = delete(body).where(body.c.message_id == bindparam("wanted"))
+_its_body = select(body.c.data).where(body.c.message_id == message.c.id).scalar_subquery().label("body")
 _its_mailbox = (
     select(mailbox.c.id).where(mailbox.c.id == bindparam("wanted")).with_for_update(read=True, key_share=True)
 )
@@ -105,7 +108,7 @@ _claim = (
     update(message)
     .where(message.c.id.in_(_due))
     .values(stage=str(Stage.CLAIMED), claim_owner=bindparam("owner"), claim_epoch=bindparam("epoch"))
-    .returning(message)
+    .returning(*message.c, _its_body)
 )
 _unclaim = (
     update(message)
@@ -150,7 +153,6 @@ _outcome = (
         finished_at=bindparam("new_finished_at"),
         answer=bindparam("new_answer"),
         cause=bindparam("new_cause"),
-        body=case((bindparam("forget") == literal(1), None), else_=message.c.body),
     )
 )
 _give_back = (
@@ -221,7 +223,6 @@ _remove = (
 _counts = select(message.c.mailbox_id, message.c.state, func.count().label("count")).group_by(
     message.c.mailbox_id, message.c.state
 )
-_columns = [column for column in message.c if column.name != "body"]
 _EQUAL = {"state": message.c.state, "mailbox_id": message.c.mailbox_id, "device": message.c.device}
 _SEARCHED = (message.c.subject, message.c.sender, message.c.recipients)
 
@@ -233,12 +234,12 @@ def _page(given: frozenset[str]) -> Select[Any]:
     if "text" in given:
         exact = [column == bindparam("exact") for column in (message.c.id, message.c.message_id)]
         conditions.append(or_(*exact, *(column.ilike(bindparam("pattern"), escape="!") for column in _SEARCHED)))
-    newest_first = select(*_columns).where(message.c.id < bindparam("before"), *conditions)
+    newest_first = select(message).where(message.c.id < bindparam("before"), *conditions)
     return newest_first.order_by(message.c.id.desc()).limit(PAGE)
 
 
-_one = select(*_columns).where(message.c.id == bindparam("row_id"))
-_body = select(message.c.body).where(message.c.id == bindparam("row_id"))
+_one = select(message).where(message.c.id == bindparam("row_id"))
+_body = select(body.c.data).where(body.c.message_id == bindparam("wanted"))
 _with_pieces = select(message.c.id).where(message.c.pieces > literal(0))
 _hold = (
     update(message)
@@ -289,12 +290,12 @@ async def accept(tx: Transaction, new: NewMessage, now: float, deadline_at: floa
         size=new.size,
         smtputf8=int(new.envelope.smtputf8),
         eight_bit=int(new.envelope.eight_bit),
-        body=new.body,
         pieces=new.pieces,
         created_at=now,
         deadline_at=deadline_at,
         next_at=now,
     )
+    await tx.run(_insert_body, message_id=new.id, data=new.body)
     await journal.write(
         tx,
         now,
@@ -370,8 +371,9 @@ async def finish(
         new_finished_at=now if over else 0.0,
         new_answer=answer,
         new_cause=cause,
-        forget=int(state is MessageState.SENT),
     )
+    if changed and state is MessageState.SENT:
+        await tx.run(_forget_body, wanted=claim.message.id)
     await _line(tx, now, kind, claim.message, answer=answer, cause=cause, attempt=claim.message.attempts + spent)
     if changed and state is MessageState.FAILED:
         await events.record(tx, now, "message.failed", claim.message.id, answer=answer, cause=cause)
@@ -388,7 +390,7 @@ async def recover(tx: Transaction, mailbox_id: str, now: float) -> int:
     unknown = await tx.all(_interrupted, mailbox=mailbox_id, old_stage=str(Stage.HANDING_OVER), now=now, spent=1)
     for row in unknown:
         cause = "the gateway stopped while handing over"
-        await _line(tx, now, "outcome unknown", _queued(row), answer="", cause=cause, attempt=row["attempts"])
+        await _lines(tx, now, "outcome unknown", mailbox_id, [row], cause, attempt=row["attempts"])
     return len(unknown)
 
 
@@ -423,6 +425,7 @@ async def remove(tx: Transaction, queue_id: str, now: float) -> bool:
     """Forget a message that nobody is working on."""
     row = await tx.one(_remove, row_id=queue_id)
     if row is not None:
+        await tx.run(_forget_body, wanted=queue_id)
         await _lines(tx, now, "removed", row["mailbox_id"], [{**row, "id": queue_id}], "")
     return row is not None
 
@@ -460,6 +463,8 @@ async def prune(tx: Transaction, state: MessageState, before: float, at_most: in
     """Forget messages that ended before a time: the ids of those, with the number of their pieces."""
     older = first_message_id(before)
     rows = await tx.all(_prune, older=older, only=str(state), before=before, at_most=at_most)
+    for row in rows:
+        await tx.run(_forget_body, wanted=row["id"])
     return [(row["id"], row["pieces"]) for row in rows]
 
 
@@ -470,8 +475,8 @@ async def one(tx: Transaction, queue_id: str) -> Summary | None:
 
 async def body_of(tx: Transaction, queue_id: str) -> bytes | None:
     """The sealed body, or the header of one that lies in pieces; None once it is gone."""
-    row = await tx.one(_body, row_id=queue_id)
-    return row["body"] if row else None
+    row = await tx.one(_body, wanted=queue_id)
+    return row["data"] if row else None
 
 
 async def with_pieces(tx: Transaction) -> set[str]:
@@ -492,7 +497,9 @@ async def _line(tx: Transaction, now: float, kind: str, about: QueuedMessage, **
     )
 
 
-async def _lines(tx: Transaction, now: float, kind: str, mailbox_id: str, rows: Sequence[Row], cause: str) -> None:
+async def _lines(
+    tx: Transaction, now: float, kind: str, mailbox_id: str, rows: Sequence[Row], cause: str, **detail: object
+) -> None:
     for row in rows:
         await journal.write(
             tx,
@@ -503,6 +510,7 @@ async def _lines(tx: Transaction, now: float, kind: str, mailbox_id: str, rows: 
             mailbox_id=mailbox_id,
             device=row["device"],
             cause=cause,
+            **detail,
         )
 
 

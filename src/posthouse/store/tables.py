@@ -242,7 +242,6 @@ message = Table(
     _number("size"),
     _number("smtputf8"),
     _number("eight_bit"),
-    _bytes("body"),
     _number("pieces"),
     _time("created_at"),
     _time("next_at"),
@@ -260,6 +259,10 @@ message = Table(
 """Queued mail, and what became of it. `recipients` is JSON: [address, state, answer] each.
 
 `held`: parked by a person, so that no token lets it go."""
+
+body = Table("body", metadata, _key("message_id"), Column("data", LargeBinary, nullable=False))
+"""Sealed bodies of queued mail, or the header of one whose body lies in pieces. Apart from the message, whose row is
+written anew at each step of its way."""
 
 piece = Table(
     "piece",

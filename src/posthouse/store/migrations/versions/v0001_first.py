@@ -173,7 +173,6 @@ def upgrade() -> None:
         sa.Column("size", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("smtputf8", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("eight_bit", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("body", sa.LargeBinary(), nullable=True),
         sa.Column("pieces", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("created_at", sa.Double(), server_default="0", nullable=False),
         sa.Column("next_at", sa.Double(), server_default="0", nullable=False),
@@ -232,6 +231,12 @@ def upgrade() -> None:
     )
     op.create_index("grant_next_refresh", "oauth_grant", ["next_refresh_at"], unique=False)
     op.create_index("grant_token", "oauth_grant", ["token_id"], unique=False)
+    op.create_table(
+        "body",
+        sa.Column("message_id", sa.Text(), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("message_id"),
+    )
     op.create_table(
         "piece",
         sa.Column("message_id", sa.Text(), nullable=False),
