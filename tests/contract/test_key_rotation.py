@@ -110,7 +110,7 @@ async def everything(store: Store) -> dict[str, Any]:
     loaded = await database.read(configuration.load)
     grant = await grant_of(store)
     attempt = await database.read(lambda tx: authorisations.get(tx, sealer, "au_1"))
-    bodies = {row["id"]: row["body"] for row in await database.read(lambda tx: tx.all(_bodies))}
+    bodies = {row["message_id"]: row["data"] for row in await database.read(lambda tx: tx.all(_bodies))}
     return {
         "password": await database.read(lambda tx: configuration.mailbox_password(tx, sealer, "mb_1")),
         "secret": configuration.app_secret(sealer, loaded.apps["app_1"]),
@@ -123,7 +123,7 @@ async def everything(store: Store) -> dict[str, Any]:
     }
 
 
-_bodies = select(metadata.tables["message"].c.id, metadata.tables["message"].c.body)
+_bodies = select(metadata.tables["body"].c.message_id, metadata.tables["body"].c.data)
 
 
 async def raw(store: Store) -> list[bytes]:

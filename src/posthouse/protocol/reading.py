@@ -1,6 +1,5 @@
 """Bounded reading for the engines: nothing a peer sends is kept without a limit."""
 
-
 _TEXT = bytes(octet for octet in range(256) if octet not in b"\r\n")
 
 

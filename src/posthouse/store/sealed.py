@@ -13,7 +13,7 @@ from sqlalchemy import BindParameter, Column, Select, Table, and_, bindparam, ca
 from posthouse.store import events
 from posthouse.store.database import Row, Transaction
 from posthouse.store.sealing import PREFIX, Sealer, Unsealable, key_id_of
-from posthouse.store.tables import app, authorisation, grant, leaving_grant, mailbox, message, piece
+from posthouse.store.tables import app, authorisation, body, grant, leaving_grant, mailbox, piece
 
 BATCH = 100
 """Rows that are looked at, and at most exchanged, in one transaction."""
@@ -45,7 +45,7 @@ SEALED = (
     Sealed("former refresh tokens", grant.c.previous, lambda row: f"grant:{row['id']}:previous"),
     Sealed("sign-ins", authorisation.c.sealed, lambda row: f"authorisation:{row['id']}"),
     Sealed("consents to give back", leaving_grant.c.sealed, lambda row: f"leaving_grant:{row['id']}"),
-    Sealed("messages", message.c.body, lambda row: f"message:{row['id']}"),
+    Sealed("messages", body.c.data, lambda row: f"message:{row['message_id']}"),
     Sealed("parts of messages", piece.c.data, lambda row: f"piece:{row['message_id']}:{row['number']}"),
 )
 """All of them; a test compares with the tables."""
