@@ -186,7 +186,7 @@ async def test_a_second_time_changes_nothing(store: Store) -> None:
 async def test_what_changed_is_named_and_the_rest_is_left_alone(store: Store) -> None:
     await run(store, WITH_CHOSEN)
     text = WITH_CHOSEN.replace("connections = 3", "connections = 4").replace('"Support"', '"Help"')
-    report = await run(store, text, secrets=SECRETS | {"SCANNER_PASSWORD": "another", "OLD_PASSWORD": "another"})
+    report = await run(store, text, secrets=SECRETS | {"SCANNER_PASSWORD": "another one", "OLD_PASSWORD": "another"})
     assert [str(entry) for entry in report.entries if entry.what != "unchanged"] == [
         "~ provider example changed: limits.connections",
         "~ mailbox support@example.com changed: sender_name",

@@ -1,6 +1,7 @@
 """The command line without a gateway: its help, its answers, its exit statuses."""
 
 import json
+import socket
 from pathlib import Path
 
 import click
@@ -55,6 +56,27 @@ def test_what_is_not_built_says_so_and_ends_with_69(words: str) -> None:
     ended = CliRunner().invoke(commands.posthouse, words.split(), standalone_mode=False)
     assert ended.return_value == 69
     assert "is not yet available." in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "sandbox --directory {place}"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "inside"
+    (tmp_path / "posthouse.toml").write_text(f'data = "{place}"\n')
+    words = [*command.format(place=place).split(), "--config", str(tmp_path / "posthouse.toml")]
+    with pytest.raises(ProblemError) as caught:
+        CliRunner().invoke(commands.posthouse, words, standalone_mode=False, catch_exceptions=False)
+    assert caught.value.status == 64
+    assert str(place) in str(caught.value)
+    assert "another" in str(caught.value)
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = ["sandbox", "--directory", str(tmp_path), "--port", str(port)]
+        with pytest.raises(ProblemError, match=f"at port {port}: "):
+            CliRunner().invoke(commands.posthouse, words, standalone_mode=False, catch_exceptions=False)
 
 
 def test_the_other_spelling_is_understood() -> None:
