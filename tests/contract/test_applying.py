@@ -196,6 +196,13 @@ async def test_what_changed_is_named_and_the_rest_is_left_alone(store: Store) ->
     assert (await everything(store)).providers["example"].document["limits"] == {"connections": 4}
 
 
+async def test_an_empty_server_is_the_providers_again(store: Store) -> None:
+    own = 'app = "office"\nsmtp = "mail.example.com:465 tls"'
+    await run(store, OFFICE + SUPPORT.replace('app = "office"', own))
+    report = await run(store, OFFICE + SUPPORT.replace('app = "office"', 'app = "office"\nsmtp = ""'))
+    assert [entry.keys for entry in report.entries if entry.keys] == [("smtp",)]
+
+
 async def test_keys_left_out_keep_their_value(store: Store) -> None:
     await run(store, ALL)
     report = await run(

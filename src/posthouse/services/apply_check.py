@@ -136,7 +136,7 @@ class _Checking:
                 hint = f'Give {protocol} = "HOST:PORT tls"' + (", or send = false." if protocol == "smtp" else ".")
                 self.complain("no-server", item, "receive" if protocol != "smtp" else "address",
                               f"{item.name} has no {protocol} server.", hint)  # fmt: skip
-            if provider is not None and protocol in item.values and not self._has_password(item):
+            if provider is not None and item.values.get(protocol) and not self._has_password(item):
                 self._own_server(item, protocol, provider)
 
     def _has_password(self, item: Item) -> bool:
