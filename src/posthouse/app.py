@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -102,7 +103,7 @@ class Gateway:
             listener = await _listen(place, handler, tls)
             self._listeners.append(listener)
             self.smtp_ports.append(listener.port)
-            log.info("listening", protocol="smtp", at=f"{place.host}:{listener.port}", security=place.security)
+            log.info("listening", protocol="smtp", at=str(replace(place, port=listener.port)), security=place.security)
 
     async def start_background(self) -> None:
         """Following events, refreshing, dispatching, looking after sign-ins, warning."""
@@ -278,13 +279,24 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
 async def _take_data(settings: Settings, *, create: bool) -> DataLock:
     """The lock on the data directory; a command that holds it for a moment is waited for. Raises ProblemError."""
     data = settings.data
-    if not data.is_dir():
-        if not create:
-            raise problem("data.missing", f"No Posthouse data in {data}.", "Start `posthouse serve` first.", status=64)
-        data.mkdir(mode=0o700, parents=True)
+    if not data.is_dir() and not create:
+        raise problem("data.missing", f"No Posthouse data in {data}.", "Start `posthouse serve` first.", status=64)
     if not settings.database:
         with contextlib.suppress(FileNotFoundError):
             refuse_network_file_system(data, Path("/proc/mounts").read_text())
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return await _locked(data)
+    except OSError as cause:
+        raise problem(
+            "data.unusable",
+            f"{data} cannot be used as data directory: {cause.strerror or cause}.",
+            "Let the user that Posthouse runs as write there, or name another directory: data = in posthouse.toml.",
+            status=64,
+        ) from cause
+
+
+async def _locked(data: Path) -> DataLock:
     for _ in range(LOCK_TRIES):
         with contextlib.suppress(ProblemError):
             return DataLock(data)

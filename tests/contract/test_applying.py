@@ -186,7 +186,7 @@ async def test_a_second_time_changes_nothing(store: Store) -> None:
 async def test_what_changed_is_named_and_the_rest_is_left_alone(store: Store) -> None:
     await run(store, WITH_CHOSEN)
     text = WITH_CHOSEN.replace("connections = 3", "connections = 4").replace('"Support"', '"Help"')
-    report = await run(store, text, secrets=SECRETS | {"SCANNER_PASSWORD": "another", "OLD_PASSWORD": "another"})
+    report = await run(store, text, secrets=SECRETS | {"SCANNER_PASSWORD": "another one", "OLD_PASSWORD": "another"})
     assert [str(entry) for entry in report.entries if entry.what != "unchanged"] == [
         "~ provider example changed: limits.connections",
         "~ mailbox support@example.com changed: sender_name",
@@ -194,6 +194,13 @@ async def test_what_changed_is_named_and_the_rest_is_left_alone(store: Store) ->
         "~ device scanner changed: password",
     ]
     assert (await everything(store)).providers["example"].document["limits"] == {"connections": 4}
+
+
+async def test_an_empty_server_is_the_providers_again(store: Store) -> None:
+    own = 'app = "office"\nsmtp = "mail.example.com:465 tls"'
+    await run(store, OFFICE + SUPPORT.replace('app = "office"', own))
+    report = await run(store, OFFICE + SUPPORT.replace('app = "office"', 'app = "office"\nsmtp = ""'))
+    assert [entry.keys for entry in report.entries if entry.keys] == [("smtp",)]
 
 
 async def test_keys_left_out_keep_their_value(store: Store) -> None:

@@ -41,11 +41,15 @@ async def by_code(oidc: Provider, client: Client, person: str) -> Tokens:
 
 
 @pytest.mark.parametrize("client", [PUBLIC, CONFIDENTIAL], ids=lambda client: client.id)
-async def test_code_flow_says_who_signed_in(oidc: Provider, client: Client) -> None:
+async def test_code_flow_says_who_signed_in(oidc: Provider, http: httpx2.AsyncClient, client: Client) -> None:
+    """Names come from userinfo alone, as OpenID Connect has it where there is an access token."""
     tokens = await by_code(oidc, client, "alice@example.test")
-    claims = json.loads(base64.urlsafe_b64decode(tokens.id_token.split(".")[1] + "=="))
+    told = json.loads(base64.urlsafe_b64decode(tokens.id_token.split(".")[1] + "=="))
+    assert not {"email", "preferred_username"} & told.keys()
+    answer = await http.get(f"{oidc.issuer}/me", headers={"Authorization": f"Bearer {tokens.access_token}"})
+    claims = answer.json()
     assert claims["email"] == claims["preferred_username"] == "alice@example.test"
-    assert claims["sub"] != "alice@example.test"
+    assert claims["sub"] == told["sub"] != "alice@example.test"
 
 
 async def test_a_person_who_refuses_gives_no_code(oidc: Provider) -> None:

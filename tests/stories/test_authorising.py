@@ -165,6 +165,32 @@ async def test_the_id_token_alone_tells_who_signed_in(tmp_path: Path) -> None:
             assert (await gateway.by_device(ALICE, provider.approve_as(BOB))).reason == "wrong_person"
 
 
+async def test_names_that_stand_in_no_id_token_are_asked_for(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box", names_in_id_token=False) as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE)) as gateway,
+    ):
+        first = await gateway.by_device(ALICE, provider.approve_as(BOB))
+        assert (first.reason, first.detail) == ("wrong_person", f"{BOB} signed in, expected was {ALICE}.")
+        assert (await gateway.by_device(ALICE, provider.approve_as(ALICE))).state == "done"
+        pinned = await gateway.by_device(ALICE, provider.approve_as(BOB))
+        assert (pinned.reason, pinned.detail) == ("wrong_person", f"{BOB} signed in, expected was {ALICE}.")
+        for door in ("introspect", "userinfo"):
+            await provider.control("faults", place=door, action="cut")
+        assert (await gateway.by_device(ALICE, provider.approve_as(ALICE))).state == "done"
+
+
+async def test_without_names_nobody_is_let_in_while_the_provider_does_not_say_who_it_was(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box", names_in_id_token=False) as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE)) as gateway,
+    ):
+        for door in ("introspect", "userinfo"):
+            await provider.control("faults", place=door, action="cut", times=1)
+        assert (await gateway.by_device(ALICE, provider.approve_as(BOB))).reason == "wrong_person"
+        assert (await provider.control_state())["faults"] == []
+
+
 async def test_a_deleted_token_is_dead_at_the_provider_too(tmp_path: Path) -> None:
     async with box(tmp_path / "box") as provider, house(tmp_path / "data", provider.apply_file(ALICE)) as gateway:
         await gateway.by_device(ALICE, provider.approve_as(ALICE))

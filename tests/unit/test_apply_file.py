@@ -65,7 +65,7 @@ networks = ["10.0.0.0/8"]
 senders = ["scan@example.com", "@scanners.example.com"]
 rate = "60/h"
 lane = "open"
-password = "1234"
+password = "1234-5678"
 
 [[destination]]
 name = "helpdesk"

@@ -1,14 +1,17 @@
 """The command line without a gateway: its help, its answers, its exit statuses."""
 
+import io
 import json
+import socket
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from posthouse.cli import commands, quick
-from posthouse.cli.calling import clean, facts, table
+from posthouse.cli import commands, main, quick
+from posthouse.cli.authorise import _end as end_of_sign_in
+from posthouse.cli.calling import Call, clean, facts, table
 from posthouse.cli.connection import Answer, SocketApi, connect, path_of
 from posthouse.cli.connection import _answer as read_answer
 from posthouse.problems import ProblemError
@@ -55,6 +58,54 @@ def test_what_is_not_built_says_so_and_ends_with_69(words: str) -> None:
     ended = CliRunner().invoke(commands.posthouse, words.split(), standalone_mode=False)
     assert ended.return_value == 69
     assert "is not yet available." in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "sandbox --directory {place}"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "inside"
+    (tmp_path / "posthouse.toml").write_text(f'data = "{place}"\n')
+    words = [*command.format(place=place).split(), "--config", str(tmp_path / "posthouse.toml")]
+    with pytest.raises(ProblemError) as caught:
+        CliRunner().invoke(commands.posthouse, words, standalone_mode=False, catch_exceptions=False)
+    assert caught.value.status == 64
+    assert str(place) in str(caught.value)
+    assert "another" in str(caught.value)
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = ["sandbox", "--directory", str(tmp_path), "--port", str(port)]
+        with pytest.raises(ProblemError, match=f"at port {port}: "):
+            CliRunner().invoke(commands.posthouse, words, standalone_mode=False, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("servee", "Did you mean 'serve'?"),
+        ("queue lst", "Did you mean 'list'?"),
+        ("nonsense", "posthouse --help"),
+        ("--debug status", "after the command's name"),
+        ("journal --limit 0", "x>=1"),
+        ("queue list --limit -5", "x>=1"),
+    ],
+)
+def test_a_slip_is_answered_with_advice(capsys: pytest.CaptureFixture[str], words: str, advice: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 64
+    assert advice in capsys.readouterr().err
+
+
+def test_without_a_terminal_nobody_is_told_of_an_option_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    waiting = {"id": "au_1", "state": "unverified", "detail": "Who was it?"}
+    call = Call(SocketApi(Path("/nowhere")), as_json=False)
+    with pytest.raises(click.UsageError, match="on the page") as told:
+        end_of_sign_in(call, waiting)
+    assert "--yes" not in told.value.format_message()
 
 
 def test_the_other_spelling_is_understood() -> None:

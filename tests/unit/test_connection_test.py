@@ -55,6 +55,13 @@ async def test_everything_is_well(home: House, provider: Box) -> None:
     assert verdict(list(steps.values())) == "passed"
 
 
+async def test_protocols_are_tried_with_the_token_that_was_renewed(home: House, provider: Box) -> None:
+    await home.by_device(ALICE, provider.approve_as(ALICE))
+    assert verdict(list((await tested(home)).values())) == "passed"
+    await provider.control("expire", person=ALICE)
+    assert verdict(list((await tested(home)).values())) == "passed"
+
+
 async def test_a_protocol_that_is_named_is_tried_although_it_is_not_used(home: House, provider: Box) -> None:
     await home.by_device(ALICE, provider.approve_as(ALICE))
     """The token was not asked to be good for it."""

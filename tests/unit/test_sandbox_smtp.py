@@ -292,7 +292,7 @@ async def test_a_lost_answer_after_the_end_of_data_has_delivered(box: Sandbox) -
     assert len(texts(box, BOB)) == 1
 
 
-@pytest.mark.parametrize("stage", ["connect", "starttls", "auth", "mail", "rcpt", "data", "end"])
+@pytest.mark.parametrize("stage", ["connect", "starttls", "auth", "mail", "rcpt", "data", "body", "end"])
 async def test_an_answer_of_choice_at_each_stage(box: Sandbox, stage: str) -> None:
     box.faults.add(Fault(f"smtp.{stage}", "answer", reply="454 4.7.0 Not now"))
     access = token(box)
@@ -302,6 +302,22 @@ async def test_an_answer_of_choice_at_each_stage(box: Sandbox, stage: str) -> No
         it.send()
 
     assert await refusal(box, say) == "454 4.7.0 Not now"
+    assert texts(box, BOB) == []
+
+
+async def test_421_in_the_middle_of_a_message_is_the_last_word(box: Sandbox) -> None:
+    box.faults.add(Fault("smtp.body", "answer", reply="421 4.3.2 Closing"))
+
+    def say(it: Sender) -> bytes:
+        it.login(ALICE, token(box))
+        it.smtp.mail(ALICE)
+        it.smtp.rcpt(BOB)
+        it.smtp.docmd("DATA")
+        it.smtp.send(b"Subject: x\r\n\r\nhalf of a text")
+        assert it.smtp.file is not None
+        return bytes(it.smtp.file.read())
+
+    assert await talk(box, say) == b"421 4.3.2 Closing\r\n"
     assert texts(box, BOB) == []
 
 

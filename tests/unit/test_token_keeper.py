@@ -212,6 +212,13 @@ async def test_a_token_that_is_good_for_a_minute_is_handed_out_without_a_questio
     assert desk.server.asked == []
 
 
+async def test_after_a_refresh_the_one_before_is_not_handed_out_although_it_lives(desk: Desk) -> None:
+    await desk.serve(consent(desk.token_id, access_expires_at=NOW + 600, refreshed_at=NOW))
+    assert await desk.access() == "access-1"
+    await desk.keeper.refresh(await desk.grant())
+    assert await desk.access() == "access-2"
+
+
 async def test_a_crowd_that_wants_a_token_asks_once(desk: Desk) -> None:
     got = await asyncio.gather(*(desk.access() for _ in range(50)))
     assert set(got) == {"access-2"}

@@ -153,7 +153,8 @@ def _wait(call: Call, begun: dict[str, Any]) -> dict[str, Any]:
 def _end(call: Call, current: dict[str, Any]) -> int:
     if current["state"] == "unverified":
         click.echo(clean(current["detail"], 500), err=True)
-        confirm("Was it the right person who signed in?", yes=False)
+        otherwise = "Confirm it on the page of the mailbox, or run this on a terminal."
+        confirm("Was it the right person who signed in?", yes=False, otherwise=otherwise)
         call.api.post(path_of("authorisations", current["id"], "confirm"))
         return _end(call, _wait(call, current))
     if current["state"] == "done":

@@ -120,10 +120,10 @@ def clean(text: str, most: int = 200) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)[:most].strip()
 
 
-def confirm(question: str, *, yes: bool) -> None:
+def confirm(question: str, *, yes: bool, otherwise: str = "Say --yes if you are sure.") -> None:
     """Ask on a terminal. Raises Abort for a no, UsageError where nobody can be asked."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError("Nobody can be asked here. Say --yes if you are sure.")
+        raise click.UsageError(f"Nobody can be asked here. {otherwise}")
     click.confirm(question, abort=True, err=True)

@@ -1,5 +1,6 @@
 """All commands by name. Each lies in a module of its own, loaded only when it is asked for."""
 
+import difflib
 import importlib
 
 import click
@@ -50,6 +51,23 @@ class LazyGroup(click.Group):
         module, attribute, _ = COMMANDS[name]
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and name not in ALIASES and not name.startswith("-"):
+            close = difflib.get_close_matches(name, COMMANDS, 1)
+            advice = f"Did you mean '{close[0]}'?" if close else "All commands: posthouse --help"
+            raise click.UsageError(f"No such command '{name}'. {advice}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            advice = "Options stand after the command's name: posthouse status --debug"
+            raise click.UsageError(f"{error.format_message()} {advice}", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

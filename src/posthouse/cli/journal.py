@@ -13,7 +13,9 @@ TOLD = ("answer", "cause")
 @click.option("--message-id", help="All about one message: its Message-ID, or its id in the queue.")
 @click.option("--mailbox", help="Only of this mailbox (address or id).")
 @click.option("--device", help="Only of what this device handed in.")
-@click.option("--limit", default=50, show_default=True, help="At most so many lines, the newest.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many lines, the newest."
+)
 @calling()
 def journal(call: Call, message_id: str | None, mailbox: str | None, device: str | None, limit: int) -> None:
     """What happened, oldest first."""

@@ -19,7 +19,7 @@ def queue() -> None:
 @click.option("--device", help="Only what this device handed in.")
 @click.option("--search", metavar="TEXT", help="Part of subject, sender or recipients; or an id, or a Message-ID.")
 @click.option("--all", "everything", is_flag=True, help="Also what was sent.")
-@click.option("--limit", default=100, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
 @calling()
 def list_(call: Call, everything: bool, limit: int, **wanted: Any) -> None:
     """What waits or has failed, newest first."""

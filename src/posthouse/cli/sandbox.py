@@ -8,6 +8,7 @@ import click
 
 from posthouse.cli.options import common
 from posthouse.cli.running import run, stop_on_signals
+from posthouse.problems import problem
 
 
 @click.command(epilog="Example:  posthouse sandbox --directory ./box")
@@ -40,9 +41,19 @@ async def _run(directory: Path, port: int) -> int:
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if work.done():
-        await work
+        await _started(work, directory, port)
     work.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await work
     stopped.cancel()
     return 0
+
+
+async def _started(work: asyncio.Task[None], directory: Path, port: int) -> None:
+    """Raises ProblemError where the sandbox could not be started."""
+    try:
+        await work
+    except OSError as cause:
+        where = f"in {directory}" if cause.filename else f"at port {port}"
+        sentence = f"The sandbox cannot be started {where}: {cause.strerror or cause}."
+        raise problem("sandbox.impossible", sentence, "Choose another --directory or --port.", status=64) from cause

@@ -99,6 +99,10 @@ class Channel(asyncio.Protocol):
         """The peer has gone, whatever may still lie unread."""
         return self._ended
 
+    def arrived(self) -> bytes:
+        """What lies unread, without waiting."""
+        return self._take_received()
+
     async def read(self, timeout: float | None = None) -> bytes:
         """What has arrived, b"" when the peer has ended. Waits at most `timeout` seconds (TimeoutError)."""
         if not self._received and not self._ended:

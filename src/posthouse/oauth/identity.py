@@ -123,9 +123,11 @@ def verify_id_token(
     return Untrusted(wrong) if wrong else _identity(claims, _issuer_in_full(claims, issuer))
 
 
-def identity_from_introspection(found: Introspection, issuer: str) -> Identity | None:
-    """Somebody, where the token is active and the server names them."""
+def identity_from_introspection(found: Introspection, issuer: str, expected_subject: str = "") -> Identity | None:
+    """Somebody, where the token is active and the server names them; None also where that is not the expected one."""
     if not found.active or not (found.username or found.subject):
+        return None
+    if expected_subject and found.subject != expected_subject:
         return None
     return Identity(found.issuer or issuer, found.subject, _folded([found.username]))
 

@@ -323,7 +323,10 @@ class SmtpClient:
         self._border = b"\r\n" if text.endswith(b"\r\n") else b"\r" if text.endswith(b"\r") else b""
 
     def end_body(self) -> None:
-        """The message is complete; then `MessageAnswered` comes. A last line without CRLF is ended."""
+        """The message is complete; then `MessageAnswered` comes. A last line without CRLF is ended.
+
+        Ask `next_event()` before: what has arrived by now is no verdict about this message.
+        """
         self._expect(Stage.BODY)
         self._stage = Stage.READY
         self._await(b"\r\n"[len(self._border) :] + b".", SmtpClient._on_message)

@@ -44,13 +44,13 @@ def claims(person: Person) -> dict[str, Any]:
     }
 
 
-def id_token(key: RSAKey, issuer: str, person: Person, consent: Consent, now: float) -> str:
-    """An ID token (OpenID Connect Core section 2), RS256."""
+def id_token(key: RSAKey, issuer: str, person: Mapping[str, Any], consent: Consent, now: float) -> str:
+    """An ID token (OpenID Connect Core section 2) with what it says of the person, RS256."""
     nonce: Mapping[str, Any] = {"nonce": consent.nonce} if consent.nonce else {}
     about = {"iss": issuer, "aud": consent.client, "iat": int(now), "exp": int(now) + LIFETIME}
     return jwt.encode(
         {"alg": ALGORITHM, "kid": key.kid, "typ": "JWT"},
-        {**claims(person), **about, **nonce, "auth_time": int(consent.at)},
+        {**person, **about, **nonce, "auth_time": int(consent.at)},
         key,
         algorithms=[ALGORITHM],
     )

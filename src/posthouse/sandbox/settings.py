@@ -74,7 +74,8 @@ class SandboxSettings:
     `revoke_all`: a token given back ends every grant of its person to that client, as at Google.
     `consent_lifetime`: refresh tokens end so long after the consent, and answers say so; 0: they never end.
     `connections` is for sending, `reading_connections` for IMAP, both for each mailbox.
-    `openid`: identity tokens are issued. `challenge`: a refused OAuth login gets the JSON challenge first,
+    `openid`: identity tokens are issued. `names_in_id_token`: they hold the person's names, otherwise only userinfo
+    does (OpenID Connect Core section 5.4). `challenge`: a refused OAuth login gets the JSON challenge first,
     as at Google (RFC 7628 section 3.2.2), otherwise the refusal at once, as at Microsoft.
     """
 
@@ -102,6 +103,7 @@ class SandboxSettings:
     old_tokens_serve: bool = False
     revoke_all: bool = False
     openid: bool = True
+    names_in_id_token: bool = True
     challenge: bool = True
     mechanisms: tuple[str, ...] = ("XOAUTH2", "OAUTHBEARER")
     message_size: int = 36_700_160

@@ -157,11 +157,15 @@ class _Conversation:
         return self.door.faults.take(PLACES.get(type(event), "smtp"), *people)
 
     def _answer(self, event: Event, answer: Reply) -> None:
+        """In the middle of a message it is the last word: the rest of the text cannot be told from commands."""
         if not isinstance(event, INFORMATION):
             self.engine.reply(answer)
             return
         self.engine.data_to_send()
-        self.channel.write(answer.encode())
+        if answer.code == 421 or isinstance(event, BodyChunk):
+            self.engine.close(answer)
+        else:
+            self.channel.write(answer.encode())
 
     # What happens when all goes well
 

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from posthouse.sandbox.authorize import AuthorizeError, read_scopes
 from posthouse.sandbox.clients import ClientError, authenticate, read_assertion
 from posthouse.sandbox.grants import GrantError, Issued
-from posthouse.sandbox.identity import id_token
+from posthouse.sandbox.identity import claims, id_token
 from posthouse.sandbox.serving import NO_STORE, Form, refusal
 from posthouse.sandbox.settings import Client
 from posthouse.sandbox.signin import SignIn
@@ -122,7 +122,8 @@ class TokenEndpoint:
         if issued.refresh_lifetime is not None:
             answer["refresh_token_expires_in"] = int(issued.refresh_lifetime)
         if self.signin.settings.openid and "openid" in consent.scopes and consent.person:
-            person = self.signin.person(consent.person)
+            known = claims(self.signin.person(consent.person))
+            person = known if self.signin.settings.names_in_id_token else {"sub": known["sub"]}
             answer["id_token"] = id_token(self.key, self.signin.issuer, person, consent, self.signin.clock())
         return JSONResponse(answer, headers=NO_STORE)
 

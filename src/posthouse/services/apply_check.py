@@ -16,6 +16,8 @@ from posthouse.services.apply_file import Item, Wanted
 from posthouse.services.apply_stored import Stored, key_of, unflat
 from posthouse.services.apply_values import SECRETS
 
+SHORTEST_PASSWORD = 8
+"""Of a device. A keypad is no pleasure, but a shorter one is guessed."""
 Leaving = frozenset[tuple[str, str]]
 """Kind and key of everything that is about to be removed."""
 
@@ -140,7 +142,7 @@ class _Checking:
                 hint = f'Give {protocol} = "HOST:PORT tls"' + (", or send = false." if protocol == "smtp" else ".")
                 self.complain("no-server", item, "receive" if protocol != "smtp" else "address",
                               f"{item.name} has no {protocol} server.", hint)  # fmt: skip
-            if provider is not None and protocol in item.values and not self._has_password(item):
+            if provider is not None and item.values.get(protocol) and not self._has_password(item):
                 self._own_server(item, protocol, provider)
 
     def _has_password(self, item: Item) -> bool:
@@ -162,7 +164,14 @@ class _Checking:
         for address in item.values.get("mailboxes", ()):
             if address not in self.final["mailbox"] and not self._will_be(address):
                 self.complain("unknown-name", item, "mailboxes", f"There is no mailbox {address}.")
+        self._password(item)
         self._lane(item, values)
+
+    def _password(self, item: Item) -> None:
+        if item.secret is not None and len(item.secret.reveal()) < SHORTEST_PASSWORD:
+            sentence = f"The password of device {item.name} is shorter than {SHORTEST_PASSWORD} characters."
+            hint = "Choose a longer one, or leave it out: then one is made and shown."
+            self.complain("short-password", item, "password", sentence, hint)
 
     def _will_be(self, address: str) -> bool:
         return ("mailbox", address) in self.leaving

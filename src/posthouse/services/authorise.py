@@ -613,27 +613,46 @@ class Authorise:
         raise problem_of(registration, self._family(token.app_id))
 
     async def _identify(
-        self, registration: Registration, grant: Grant, found: Authorisation
+        self, registration: Registration, token: Token, grant: Grant, found: Authorisation
     ) -> Identity | Untrusted | Unreachable | None:
-        """By ID token, else by introspection, else by userinfo; None where the provider does not tell."""
-        if id_token := found.secrets.get("id_token"):
-            return await self._by_id_token(registration, Secret(id_token), found, grant.obtained_at)
-        now = as_datetime(self.clock())
-        if (request := introspect(registration.endpoints, registration.client, grant.access_token, now)) is not None:
+        """By ID token, else as the provider's doors say; None where it does not tell.
+
+        An ID token need not hold the names of its person: those may be told at the doors alone (OpenID Connect Core
+        section 5.4). Somebody who is pinned is known without names.
+        """
+        id_token = found.secrets.get("id_token")
+        if not id_token:
+            return await self._ask_who(registration, grant)
+        identity = await self._by_id_token(registration, Secret(id_token), found, grant.obtained_at)
+        if not isinstance(identity, Identity) or identity.names:
+            return identity
+        named = await self._ask_who(registration, grant, identity.subject)
+        if isinstance(named, Identity):
+            return replace(identity, names=named.names)
+        return named if isinstance(named, Unreachable) and token.pinned is None else identity
+
+    async def _ask_who(
+        self, registration: Registration, grant: Grant, subject: str = ""
+    ) -> Identity | Unreachable | None:
+        """By introspection, else by userinfo; with `subject` only what is told of that one."""
+        endpoints = registration.endpoints
+        known = None
+        if (
+            request := introspect(endpoints, registration.client, grant.access_token, as_datetime(self.clock()))
+        ) is not None:
             answer = await self.sign_in.ask(request, registration.provider)
             read = read_introspection(answer) if isinstance(answer, Answer) else answer
-            if not isinstance(read, Refused | Unreachable) and (
-                identity := identity_from_introspection(read, registration.endpoints.issuer)
-            ):
-                return identity
-        if (request := userinfo(registration.endpoints, grant.access_token)) is not None:
-            answer = await self.sign_in.ask(request, registration.provider)
-            claims = read_userinfo(answer) if isinstance(answer, Answer) else answer
-            if isinstance(claims, Unreachable):
-                return claims
-            if not isinstance(claims, Refused):
-                return identity_from_userinfo(claims, registration.endpoints.issuer)
-        return None
+            if not isinstance(read, Refused | Unreachable):
+                known = identity_from_introspection(read, endpoints.issuer, subject)
+        if (request := userinfo(endpoints, grant.access_token)) is None or (known and known.names):
+            return known
+        answer = await self.sign_in.ask(request, registration.provider)
+        claims = read_userinfo(answer) if isinstance(answer, Answer) else answer
+        if isinstance(claims, Unreachable):
+            return claims
+        if isinstance(claims, Refused):
+            return known
+        return identity_from_userinfo(claims, endpoints.issuer, known.subject if known else subject) or known
 
     async def _by_id_token(
         self, registration: Registration, id_token: Secret, found: Authorisation, received_at: float
@@ -662,7 +681,7 @@ class Authorise:
         """The attempt as it stands once we know who signed in: over, waiting for a confirmation, or to be proved."""
         if found.method == "app":
             return await self._advance(found, "proving", reason="", detail="")
-        identity = await self._identify(registration, grant, found)
+        identity = await self._identify(registration, token, grant, found)
         if isinstance(identity, Unreachable) and not self._took_too_long(found):
             why = problem_of(identity, registration.provider.family).problems[0].sentence
             return await self._advance(found, "permitted", poll_at=self.clock() + 10.0, detail=why)

@@ -414,8 +414,9 @@ class _Worker:
         envelope = await self._envelope(session, claim)
         if not envelope.go_ahead:
             return _last_words(envelope, None)
-        await session.body(self._parts(claim.message))
-        session.engine.end_body()
+        refusal = await session.body(self._parts(claim.message))
+        if refusal is not None:
+            return _last_words(envelope, refusal)
         self._begin_next(session)
         return _last_words(envelope, await session.verdict())
 

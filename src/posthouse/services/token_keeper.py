@@ -168,9 +168,10 @@ class TokenKeeper:
         return task
 
     def _ended(self, grant_id: str, task: "asyncio.Task[Grant]") -> None:
+        """Called before whoever waits: nobody is handed what was before the refresh, which may have ended with it."""
         self._refreshing.pop(grant_id, None)
-        if not task.cancelled():
-            task.exception()
+        if not task.cancelled() and task.exception() is None:
+            self.forget(task.result().token_id)
 
     async def _refresh_or_wait(self, seen: Grant) -> Grant:
         give_up = self.clock() + PATIENCE

@@ -150,14 +150,33 @@ class SmtpSession:
         """Whether the message may come. Raises UpstreamFailed."""
         return await self.expect(EnvelopeAnswered)
 
-    async def body(self, parts: AsyncIterator[bytes]) -> None:
-        """Send the message up to its end. Raises UpstreamFailed, and ValueError for lines that do not end in CRLF."""
+    async def body(self, parts: AsyncIterator[bytes]) -> Reply | None:
+        """Send the message and its end; or the server's refusal, where that comes before the end.
+
+        Raises UpstreamFailed, and ValueError for lines that do not end in CRLF.
+        """
         waiting = False
         async for part in parts:
             if waiting:
                 await self._flush()
+                if (refusal := self._interruption()) is not None:
+                    return refusal
             self.engine.send_body(part)
             waiting = True
+        if (refusal := self._interruption()) is None:
+            self.engine.end_body()
+        return refusal
+
+    def _interruption(self) -> Reply | None:
+        """A refusal in the middle of the message. Raises UpstreamFailed for anything else: nobody has the message."""
+        if said := self.channel.arrived():
+            self.engine.receive_data(said)
+        event = self.engine.next_event()
+        if event is None:
+            return None
+        if isinstance(event, MessageAnswered):
+            return event.reply
+        raise _failure(event)
 
     async def _flush(self) -> None:
         try:

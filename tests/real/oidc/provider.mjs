@@ -132,7 +132,6 @@ function configuration() {
     cookies: { keys: ['cookie-key-of-the-tests'] },
     scopes: ['openid', 'offline_access', 'mail'],
     claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name', 'preferred_username'] },
-    conformIdTokenClaims: false,
     clientBasedCORS: () => false,
     extraClientMetadata: { properties: ['mailbox'] },
     pkce: { required: () => true },
