@@ -23,8 +23,8 @@ from posthouse.store import tokens
 from posthouse.store.configuration import encode, save, share_token
 from posthouse.store.database import Transaction
 
-MAILBOX = "alice@sandbox.example"
-DEVICE = "bench"
+MAILBOX, FAR_MAILBOX = "alice@sandbox.example", "bob@sandbox.example"
+DEVICE, FAR_DEVICE = "bench", "far"
 PROGRAM = (sys.executable, "-m", "posthouse.cli")
 SETTINGS = """\
 data = "{data}"
@@ -78,63 +78,75 @@ def sandbox(directory: Path) -> Iterator[dict[str, str]]:
         process.stop()
 
 
-async def furnish(place: Place, box: dict[str, str], sink: int, connections: int) -> Secret:
-    """Configure what is to be served and get a token by the device flow; the device's password."""
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A mailbox, its device, and where its provider takes mail, over so many connections."""
+
+    name: str
+    mailbox: str
+    port: int
+    connections: int
+
+
+async def furnish(place: Place, box: dict[str, str], ways: tuple[Way, ...]) -> Secret:
+    """Configure what is to be served and get tokens by the device flow; the password of all devices."""
     settings = read_settings(place.settings, {})
     async with gateway(settings, create=True, environment={}) as running:
         parts, password = running.parts, generate_password()
-        rows = _rows(place, box["issuer"], sink, connections, parts.logins.hash_generated(password))
-        await parts.store.database.write(lambda tx: _save(tx, rows))
+        for way in ways:
+            rows = _rows(place, box["issuer"], way, parts.logins.hash_generated(password))
+            await parts.store.database.write(lambda tx, way=way, rows=rows: _save(tx, way, rows))  # type: ignore[misc]
         await parts.directory.refresh()
         async with asyncio.timeout(30):
-            await _get_token(running, box)
+            for way in ways:
+                await _get_token(running, box, way.mailbox)
         return password
 
 
-def _rows(place: Place, issuer: str, sink: int, connections: int, password_hash: str) -> dict[str, dict[str, Any]]:
+def _rows(place: Place, issuer: str, way: Way, password_hash: str) -> dict[str, dict[str, Any]]:
     provider = {
-        "name": "bench",
+        "name": way.name,
         "issuer": issuer,
         "ca_file": str(place.authority),
         "scopes": ["mail", "offline_access"],
-        "smtp": f"127.0.0.1:{sink} starttls",
-        "limits": {"connections": connections},
+        "smtp": f"127.0.0.1:{way.port} starttls",
+        "limits": {"connections": way.connections},
     }
     return {
-        "provider": {"name": "bench", "document": encode(provider)},
-        "app": {"name": "bench", "provider": "bench", "client_id": "posthouse"},
-        "mailbox": {"address": MAILBOX, "account": MAILBOX, "app_id": "app"},
+        "provider": {"name": way.name, "document": encode(provider)},
+        "app": {"name": way.name, "provider": way.name, "client_id": "posthouse"},
+        "mailbox": {"address": way.mailbox, "account": way.mailbox, "app_id": f"app {way.name}"},
         "device": {
-            "name": DEVICE,
-            "document": encode(DeviceSettings(mailboxes=(MAILBOX,))),
+            "name": way.name,
+            "document": encode(DeviceSettings(mailboxes=(way.mailbox,))),
             "password_hash": password_hash,
         },
     }
 
 
-async def _save(tx: Transaction, rows: dict[str, dict[str, Any]]) -> None:
+async def _save(tx: Transaction, way: Way, rows: dict[str, dict[str, Any]]) -> None:
     for kind, values in rows.items():
-        await save(tx, kind, kind, **values)
-    token = await tokens.ensure(tx, "app", MAILBOX, "main", await tx.now())
-    await share_token(tx, "mailbox", token.id)
+        await save(tx, kind, f"{kind} {way.name}", **values)
+    token = await tokens.ensure(tx, f"app {way.name}", way.mailbox, "main", await tx.now())
+    await share_token(tx, f"mailbox {way.name}", token.id)
 
 
-async def _get_token(running: Gateway, box: dict[str, str]) -> None:
+async def _get_token(running: Gateway, box: dict[str, str], address: str) -> None:
     parts = running.parts
-    begun = await parts.authorise.begin(parts.directory.now.by_address[MAILBOX], "device")
+    begun = await parts.authorise.begin(parts.directory.now.by_address[address], "device")
     key = Path(box["control_key_file"]).read_text().strip()
     async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}) as client:
-        body = {"user_code": begun.authorisation.user_code, "person": MAILBOX}
+        body = {"user_code": begun.authorisation.user_code, "person": address}
         (await client.post(f"{box['control']}/approve", json=body)).raise_for_status()
-    while not await _acquired(running):
+    while not await _acquired(running, address):
         await parts.authorise.look_after()
         await parts.directory.refresh()
         await asyncio.sleep(0.1)
 
 
-async def _acquired(running: Gateway) -> bool:
+async def _acquired(running: Gateway, address: str) -> bool:
     parts = running.parts
-    token_id = parts.directory.now.by_address[MAILBOX].token_id or ""
+    token_id = parts.directory.now.by_address[address].token_id or ""
     token = await parts.store.database.read(lambda tx: tokens.get(tx, token_id))
     return token is not None and token.state == "acquired"
 

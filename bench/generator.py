@@ -23,7 +23,7 @@ Script = Generator[bytes, bytes, None]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to send where. With `ca_file` the client begins TLS; with `token` it logs in by XOAUTH2."""
+    """What to send where. With `ca_file` the client begins TLS; with `token` it logs in by XOAUTH2, without a user not."""
 
     port: int
     messages: int
@@ -82,7 +82,8 @@ class Work:
         if self.context is not None:
             yield TLS
             yield b"EHLO bench\r\n"
-        self._expect((yield self._login()), b"235")
+        if order.user:
+            self._expect((yield self._login()), b"235")
         for _ in range(order.a_connection):
             began = time.monotonic()
             self._expect((yield b"MAIL FROM:<scan@bench.example>\r\n"), b"250")

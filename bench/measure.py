@@ -52,6 +52,12 @@ class Process:
         """Octets that are resident."""
         return int(self._proc("statm").split()[1]) * _PAGE
 
+    @property
+    def peak(self) -> int:
+        """Octets that were resident at most."""
+        line = next(line for line in self._proc("status").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+
     def _proc(self, name: str) -> str:
         return Path(f"/proc/{self._process.pid}/{name}").read_text()
 

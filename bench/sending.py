@@ -1,5 +1,6 @@
-"""How fast mail goes through the gateway, beside the same clients talking to the same provider directly.
+"""How fast mail goes through the gateway, beside what people use instead, all measured in one run.
 
+Beside it: the same clients talking to the same provider directly, Postfix as a durable relay, and email-oauth2-proxy.
 Everything runs on this machine and on loopback: clients, gateway and provider, each a process of its own. The
 gateway is `posthouse serve` with its embedded database on disk; the provider is a sink that takes everything.
 Ratios are of the same run; CPU a message is the steadier figure where others use the machine as well.
@@ -8,43 +9,73 @@ Ratios are of the same run; CPU a message is the steadier figure where others us
 import argparse
 import asyncio
 import json
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from gateway import DEVICE, MAILBOX, Place, Serving, furnish, make_place, sandbox
+from comparators import email_oauth2_proxy, postfix, postfix_master
+from gateway import DEVICE, FAR_DEVICE, FAR_MAILBOX, MAILBOX, Place, Serving, Way, furnish, make_place, sandbox
 from generator import Order
 from measure import Counter, Process, Runs, table, wait_for, wait_for_file
 
 HERE = Path(__file__).parent
-WARM_UP = 200
+WARM_UP = 100
 MB = 1024 * 1024
+ROUND_TRIP = 0.04
+"""Seconds to the provider that is far away."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`through` the gateway, or direct; `tls` with the client."""
+    """`door`: posthouse, direct, postfix, proxy; with `far` the provider is ROUND_TRIP away. `tls` with the client."""
 
     name: str
-    through: bool = True
+    door: str = "posthouse"
     tls: bool = False
     a_connection: int = 1
     size: int = 2048
     share: float = 1.0
+    at_once: int = 20
+    far: bool = False
 
 
-DIRECT = Case("direct: a connection each, TLS, XOAUTH2", through=False, tls=True)
+DIRECT = Case("direct: a connection each, TLS, XOAUTH2", "direct", tls=True)
+EACH = Case("posthouse: a connection each, plain in")
+EACH_TLS = Case("posthouse: a connection each, TLS in", tls=True)
+EACH_PROXY = Case("email-oauth2-proxy: a connection each, plain in", "proxy", share=0.015)
+EACH_POSTFIX = Case("Postfix: a connection each, plain in", "postfix", share=0.5)
+MANY = Case("posthouse: 100 a connection, plain in", a_connection=100, share=2.0)
+MANY_POSTFIX = Case("Postfix: 100 a connection, plain in", "postfix", a_connection=100, share=0.5)
+LARGE = Case("posthouse: 200 KB, 10 a connection", a_connection=10, size=200 * 1024, share=0.2)
+LARGE_POSTFIX = Case("Postfix: 200 KB, 10 a connection", "postfix", a_connection=10, size=200 * 1024, share=0.2)
+LARGE_PROXY = Case("email-oauth2-proxy: 200 KB, 10 a connection", "proxy", a_connection=10, size=200 * 1024, share=0.07)
+HUGE = Case("posthouse: 5 MB, 2 a connection", a_connection=2, size=5 * MB, share=0.014)
+HUGE_POSTFIX = Case("Postfix: 5 MB, 2 a connection", "postfix", a_connection=2, size=5 * MB, share=0.014)
+HUGE_PROXY = Case("email-oauth2-proxy: 5 MB, 2 a connection", "proxy", a_connection=2, size=5 * MB, share=0.014)
+FAR_DIRECT = Case("direct, 40 ms away: a connection each", "direct", tls=True, at_once=1, far=True, share=0.007)
+FAR = Case("posthouse, 40 ms away: a connection each", at_once=1, far=True, share=0.1)
 CASES = (
-    DIRECT,
-    Case("a connection each, plain in"),
-    Case("a connection each, TLS in", tls=True),
-    Case("100 a connection, plain in", a_connection=100, share=2.0),
-    Case("200 KB, 10 a connection, plain in", a_connection=10, size=200 * 1024, share=0.2),
+    DIRECT, EACH, EACH_TLS, EACH_PROXY, EACH_POSTFIX, MANY, MANY_POSTFIX, LARGE, LARGE_POSTFIX, LARGE_PROXY,
+    HUGE, HUGE_POSTFIX, HUGE_PROXY, FAR_DIRECT, FAR,
+)  # fmt: skip
+RATIOS = (
+    (EACH, DIRECT, 3.0),
+    (EACH_TLS, DIRECT, 0.75),
+    (EACH, EACH_PROXY, 200.0),
+    (EACH, EACH_POSTFIX, 6.0),
+    (MANY, MANY_POSTFIX, 10.0),
+    (LARGE, LARGE_POSTFIX, 3.0),
+    (LARGE, LARGE_PROXY, 2.0),
+    (HUGE, HUGE_POSTFIX, 3.0),
+    (HUGE, HUGE_PROXY, 3.0),
+    (FAR, FAR_DIRECT, 8.0),
 )
+"""What is delivered a second, in times of the other, and what we want."""
 
 
 @dataclass(slots=True)
@@ -59,25 +90,37 @@ class Figures:
 
 
 class Bench:
+    """`ports` says where each door is."""
+
     def __init__(self, place: Place, words: argparse.Namespace) -> None:
         self.place = place
         self.words = words
         self.counter = Counter(place.directory / "arrived", create=True)
         self.sent = 0
-        self.sink_port = 0
+        self.ports: dict[str, int] = {}
         self.password = ""
         self.serving: Serving | None = None
 
     @contextmanager
-    def sink(self) -> Iterator[None]:
+    def sink(self) -> Iterator[int]:
         directory = self.place.directory
         process = Process(
             sys.executable, HERE / "sink.py", directory / "server.pem", directory / "server.key", directory / "arrived",
             directory / "sink.port", log=directory / "sink.log",
         )  # fmt: skip
         try:
-            self.sink_port = int(wait_for_file(directory / "sink.port", process))
-            yield
+            yield int(wait_for_file(directory / "sink.port", process))
+        finally:
+            process.stop()
+
+    @contextmanager
+    def far(self, port: int) -> Iterator[int]:
+        ready = self.place.directory / "far.port"
+        process = Process(
+            sys.executable, HERE / "far.py", str(port), str(ROUND_TRIP), ready, log=self.place.directory / "far.log"
+        )
+        try:
+            yield int(wait_for_file(ready, process))
         finally:
             process.stop()
 
@@ -91,7 +134,7 @@ class Bench:
             log=self.place.directory / "generator.log",
         )
         self.sent += messages
-        generator.finish(300)
+        generator.finish(600)
         seen = json.loads(result.read_text())
         if seen["refused"]:
             sys.exit(f"refused: {seen['refused'][:3]}")
@@ -105,22 +148,30 @@ class Bench:
         }
 
     def _order(self, case: Case, messages: int, result: Path) -> Order:
+        user, password, token = self._login(case)
         return Order(
-            port=(self.place.tls if case.tls else self.place.plain) if case.through else self.sink_port,
+            port=self.ports[f"{case.door}{' far' * (case.far and case.door == 'direct')}{' tls' * case.tls}"],
             messages=messages,
             size=case.size,
-            at_once=self.words.at_once,
+            at_once=case.at_once,
             a_connection=case.a_connection,
-            user=DEVICE if case.through else MAILBOX,
+            user=user,
             result=str(result),
-            password=self.password if case.through else "",
-            token="" if case.through else "t" * 300,
+            password=password,
+            token=token,
             ca_file=str(self.place.authority) if case.tls else "",
             first=self.sent,
         )
 
+    def _login(self, case: Case) -> tuple[str, str, str]:
+        """User, password and token, as far as there are."""
+        if case.door == "posthouse":
+            return FAR_DEVICE if case.far else DEVICE, self.password, ""
+        known = {"direct": (MAILBOX, "", "t" * 300), "proxy": (MAILBOX, "any", ""), "postfix": ("", "", "")}
+        return known[case.door]
+
     def measure(self, case: Case, figures: Figures) -> None:
-        process = self.serving.process if self.serving and case.through else None
+        process = self.serving.process if self.serving and case.door == "posthouse" else None
         before = process.cpu if process else 0.0
         messages = max(20, int(self.words.messages * case.share))
         found = self.send(case, messages)
@@ -132,17 +183,42 @@ class Bench:
 
 
 def run(words: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory(prefix="posthouse-bench-", dir=words.directory) as name:
+    with tempfile.TemporaryDirectory(prefix="posthouse-bench-", dir=words.directory) as name, ExitStack() as stack:
         place = make_place(Path(name))
         bench = Bench(place, words)
-        with sandbox(place.directory) as box, bench.sink():
-            bench.password = asyncio.run(furnish(place, box, bench.sink_port, words.connections)).reveal()
-            starts = _cold_starts(bench)
-            bench.serving = Serving(place, words.serve)
-            try:
-                _run_cases(bench, starts)
-            finally:
-                bench.serving.process.stop()
+        box = stack.enter_context(sandbox(place.directory))
+        sink = stack.enter_context(bench.sink())
+        far = stack.enter_context(bench.far(sink))
+        bench.ports = {"direct tls": sink, "direct far tls": far, "posthouse": place.plain, "posthouse tls": place.tls}
+        cases = [case for case in CASES if words.case.lower() in case.name.lower() and not _left_out(case)]
+        _start_comparators(bench, stack, cases, box, sink)
+        ways = (Way(DEVICE, MAILBOX, sink, words.connections), Way(FAR_DEVICE, FAR_MAILBOX, far, 1))
+        bench.password = asyncio.run(furnish(place, box, ways)).reveal()
+        starts = _cold_starts(bench)
+        bench.serving = Serving(place, words.serve)
+        try:
+            _run_cases(bench, cases, starts)
+        finally:
+            bench.serving.process.stop()
+
+
+def _left_out(case: Case) -> str:
+    if case.door == "postfix" and postfix_master() is None:
+        return "Postfix is not installed (apt install postfix)"
+    return ""
+
+
+def _start_comparators(bench: Bench, stack: ExitStack, cases: list[Case], box: dict[str, str], sink: int) -> None:
+    doors = {case.door for case in cases}
+    place = bench.place
+    for name in doors & {"postfix", "proxy"}:
+        home = Path(tempfile.mkdtemp(prefix=f"bench-{name}-"))
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        if name == "postfix":
+            made = postfix(home, sink, place.authority)
+        else:
+            made = email_oauth2_proxy(home, sink, place.authority, f"{box['issuer']}/token", MAILBOX)
+        bench.ports[name] = stack.enter_context(made)
 
 
 def _cold_starts(bench: Bench) -> list[str]:
@@ -161,52 +237,64 @@ def _cold_starts(bench: Bench) -> list[str]:
     return [f"cold start to 220: {Runs(tuple(greeted)).show('.2f')} s, to 250: {Runs(tuple(accepted)).show('.2f')} s"]
 
 
-def _run_cases(bench: Bench, lines: list[str]) -> None:
+def _run_cases(bench: Bench, cases: list[Case], lines: list[str]) -> None:
     assert bench.serving is not None
     process = bench.serving.process
     time.sleep(2)
     idle = process.memory / MB
-    figures = {case: Figures() for case in CASES if bench.words.case in case.name}
+    figures = {case: Figures() for case in cases}
+    peaks: dict[Case, float] = {}
     for case in figures:
-        bench.send(case, min(WARM_UP, bench.words.messages))
-    for _ in range(bench.words.runs):
+        bench.send(case, max(2, int(WARM_UP * case.share)))
+    for number in range(bench.words.runs):
         for case, found in figures.items():
+            print(f"run {number + 1} of {bench.words.runs}: {case.name} …", file=sys.stderr, flush=True)
             bench.measure(case, found)
-    print(_shown(figures))
-    print(*lines, f"memory of the gateway: {idle:.0f} MB idle, {process.memory / MB:.0f} MB afterwards", sep="\n")
+            peaks[case] = process.peak / MB
+    print(_shown(figures), _ratios(figures), sep="\n\n", end="\n\n")
+    print(*lines, sep="\n")
+    print(f"memory of the gateway: {idle:.0f} MB idle; at most {max(peaks.values()):.0f} MB over all cases")
+    if FAR in figures:
+        print(f"messages a round trip, 40 ms away: {Runs(tuple(figures[FAR].delivered)).median * ROUND_TRIP:.2f}")
     print(f"CPU of the gateway: {process.cpu:.1f} s, {process.cpu_of_first_thread:.1f} s of it in the loop")
+    for why in {_left_out(case) for case in CASES} - {""}:
+        print(f"left out: {why}")
     if bench.counter.twice:
         print(f"{bench.counter.twice} messages arrived twice")
 
 
 def _shown(figures: dict[Case, Figures]) -> str:
-    direct = figures.get(DIRECT)
-    base = Runs(tuple(direct.delivered)).median if direct else None
-    head = ("case", "accepted/s", "delivered/s", "x direct", "CPU us a message", "ms to 250, p50", "p99")
-    return table(head, [_row(case, found, base) for case, found in figures.items()])
+    head = ("case", "accepted/s", "delivered/s", "CPU us a message", "ms to 250, p50", "p99")
+    return table(head, [_row(case, found) for case, found in figures.items()])
 
 
-def _row(case: Case, found: Figures, base: float | None) -> list[str]:
+def _row(case: Case, found: Figures) -> list[str]:
     show: Callable[[list[float], str], str] = lambda values, form: Runs(tuple(values)).show(form) if values else ""  # noqa: E731
-    delivered = Runs(tuple(found.delivered))
     return [
         case.name,
         show(found.accepted, ",.0f"),
-        delivered.show(),
-        f"{delivered.median / base:.2f}" if base else "",
+        show(found.delivered, ",.0f" if min(found.delivered) > 20 else ",.1f"),
         show(found.cpu, ",.0f"),
         show(found.wait, ".1f"),
         show(found.late, ".1f"),
     ]
 
 
+def _ratios(figures: dict[Case, Figures]) -> str:
+    rows = []
+    for case, other, wanted in RATIOS:
+        if case in figures and other in figures:
+            ratio = Runs(tuple(figures[case].delivered)).median / Runs(tuple(figures[other].delivered)).median
+            rows.append([f"{case.name} : {other.name}", f"{ratio:.2f}", f"{wanted:.2f}", "" if ratio >= wanted else "less"])
+    return table(("delivered a second", "ratio", "wanted", ""), rows)
+
+
 def main() -> None:
     words = argparse.ArgumentParser(prog="./dev bench sending", description=__doc__.splitlines()[0])
     words.add_argument("--runs", type=int, default=5, help="how often each case is measured")
     words.add_argument("--messages", type=int, default=3000, help="messages of a run; long cases send fewer")
-    words.add_argument("--at-once", type=int, default=20, help="clients at once")
     words.add_argument("--connections", type=int, default=5, help="connections that the provider allows")
-    words.add_argument("--case", default="", help="only cases with this in their name")
+    words.add_argument("--case", default="", help="only cases with this in their name, such as posthouse")
     words.add_argument("--directory", default=None, help="where the data lies, to measure another disk")
     words.add_argument("--serve", default="", help="what to run instead of `posthouse`, such as a profiler")
     run(words.parse_args())
