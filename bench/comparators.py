@@ -17,7 +17,9 @@ from measure import Process, free_port, greeting_at
 
 PROXY = "emailproxy==2026.7.3"
 PRIVATE = ("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private", "saved", "trace")
-SEARCHED = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/postfix/sbin"])
+SEARCHED = os.pathsep.join(
+    [os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/postfix/sbin"]
+)
 MAIN = Template("""\
 compatibility_level = 3.6
 queue_directory = $home/queue
@@ -92,7 +94,9 @@ client_secret = $secret
 def postfix_master() -> Path | None:
     """Postfix's master daemon, where Postfix is installed."""
     places = (Path("/usr/lib/postfix/sbin/master"), Path("/usr/libexec/postfix/master"))
-    return next((place for place in places if place.is_file()), None) if shutil.which("postfix", path=SEARCHED) else None
+    return (
+        next((place for place in places if place.is_file()), None) if shutil.which("postfix", path=SEARCHED) else None
+    )
 
 
 @contextmanager
@@ -128,12 +132,17 @@ def _make_directories(home: Path) -> None:
 
 @contextmanager
 def email_oauth2_proxy(home: Path, sink: int, authority: Path, token_url: str, account: str) -> Iterator[int]:
-    """Takes password logins at the port it gives and passes them on to `sink` with a token that the sandbox gives its app."""
+    """Takes password logins at the port it gives and passes them on to `sink` with a token of the sandbox."""
     program = _installed(home / "venv")
     port, settings = free_port(), home / "proxy.config"
     settings.write_text(
         PROXY_SETTINGS.substitute(
-            port=port, sink=sink, account=account, token_url=token_url, client="posthouse-office", secret="a secret for trying out"
+            port=port,
+            sink=sink,
+            account=account,
+            token_url=token_url,
+            client="posthouse-office",
+            secret="a secret for trying out",
         )
     )
     process = Process(

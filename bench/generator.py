@@ -23,7 +23,10 @@ Script = Generator[bytes, bytes, None]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to send where. With `ca_file` the client begins TLS; with `token` it logs in by XOAUTH2, without a user not."""
+    """What to send where. With `ca_file` the client begins TLS; with `token` it logs in by XOAUTH2.
+
+    Without a user it does not log in.
+    """
 
     port: int
     messages: int

@@ -47,16 +47,20 @@ class Case:
 DIRECT = Case("direct: a connection each, TLS, XOAUTH2", "direct", tls=True)
 EACH = Case("posthouse: a connection each, plain in")
 EACH_TLS = Case("posthouse: a connection each, TLS in", tls=True)
-EACH_PROXY = Case("email-oauth2-proxy: a connection each, plain in", "proxy", share=0.015)
+EACH_PROXY = Case("email-oauth2-proxy: a connection each, plain in", "proxy", share=0.015, at_once=4)
 EACH_POSTFIX = Case("Postfix: a connection each, plain in", "postfix", share=0.5)
 MANY = Case("posthouse: 100 a connection, plain in", a_connection=100, share=2.0)
 MANY_POSTFIX = Case("Postfix: 100 a connection, plain in", "postfix", a_connection=100, share=0.5)
 LARGE = Case("posthouse: 200 KB, 10 a connection", a_connection=10, size=200 * 1024, share=0.2)
 LARGE_POSTFIX = Case("Postfix: 200 KB, 10 a connection", "postfix", a_connection=10, size=200 * 1024, share=0.2)
-LARGE_PROXY = Case("email-oauth2-proxy: 200 KB, 10 a connection", "proxy", a_connection=10, size=200 * 1024, share=0.07)
+LARGE_PROXY = Case(
+    "email-oauth2-proxy: 200 KB, 10 a connection", "proxy", a_connection=10, size=200 * 1024, share=0.07, at_once=4
+)
 HUGE = Case("posthouse: 5 MB, 2 a connection", a_connection=2, size=5 * MB, share=0.014)
 HUGE_POSTFIX = Case("Postfix: 5 MB, 2 a connection", "postfix", a_connection=2, size=5 * MB, share=0.014)
-HUGE_PROXY = Case("email-oauth2-proxy: 5 MB, 2 a connection", "proxy", a_connection=2, size=5 * MB, share=0.014)
+HUGE_PROXY = Case(
+    "email-oauth2-proxy: 5 MB, 2 a connection", "proxy", a_connection=2, size=5 * MB, share=0.014, at_once=4
+)
 FAR_DIRECT = Case("direct, 40 ms away: a connection each", "direct", tls=True, at_once=1, far=True, share=0.007)
 FAR = Case("posthouse, 40 ms away: a connection each", at_once=1, far=True, share=0.1)
 CASES = (
@@ -285,7 +289,9 @@ def _ratios(figures: dict[Case, Figures]) -> str:
     for case, other, wanted in RATIOS:
         if case in figures and other in figures:
             ratio = Runs(tuple(figures[case].delivered)).median / Runs(tuple(figures[other].delivered)).median
-            rows.append([f"{case.name} : {other.name}", f"{ratio:.2f}", f"{wanted:.2f}", "" if ratio >= wanted else "less"])
+            rows.append(
+                [f"{case.name} : {other.name}", f"{ratio:.2f}", f"{wanted:.2f}", "" if ratio >= wanted else "less"]
+            )
     return table(("delivered a second", "ratio", "wanted", ""), rows)
 
 

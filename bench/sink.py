@@ -29,6 +29,7 @@ class Sink(asyncio.Protocol):
         self._counter = counter
         self._data = bytearray()
         self._in_message = False
+        self._searched = 0
         self._tls = False
         self._tokens = False
 
@@ -46,9 +47,11 @@ class Sink(asyncio.Protocol):
             self._transport.write(bytes(answers))
 
     def _message(self) -> bytes | None:
-        end = self._data.find(b"\r\n.\r\n")
+        end = self._data.find(b"\r\n.\r\n", self._searched)
         if end < 0:
+            self._searched = max(0, len(self._data) - 4)
             return None
+        self._searched = 0
         place = self._data.find(NUMBER, 0, end) + len(NUMBER)
         self._counter.add(int(self._data[place : place + 8]))
         del self._data[: end + 5]
