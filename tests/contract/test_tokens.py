@@ -55,10 +55,10 @@ async def point(store: Store, seen: Token, serving: str | None, pending: str | N
 
 
 async def lease(
-    store: Store, owner: str, *, serial: int = 1, seconds: float = 90.0, former_owner: str = "", grant_id: str = "gr_1"
+    store: Store, owner: str, *, serial: int = 1, seconds: float = 90.0, request: float = 30.0, grant_id: str = "gr_1"
 ) -> Lease | None:
     return await store.database.write(
-        lambda tx: tokens.lease(tx, store.sealer, grant_id, serial, owner, seconds, former_owner)
+        lambda tx: tokens.lease(tx, store.sealer, grant_id, serial, owner, seconds, request)
     )
 
 
@@ -333,11 +333,12 @@ async def test_a_lease_that_ran_out_is_taken_by_another(store: Store) -> None:
     assert (await leased(store, "two")).epoch == 2
 
 
-async def test_a_restarted_process_takes_its_own_lease_over_at_once(store: Store) -> None:
+async def test_a_restarted_process_takes_its_own_lease_over_when_its_request_is_over(store: Store) -> None:
     await add_consent(store, consent())
     await leased(store, "one")
-    assert await lease(store, "two", former_owner="two") is None
-    taken = await lease(store, "one", former_owner="one")
+    assert await lease(store, "two", request=0.0) is None
+    assert await lease(store, "one", request=30.0) is None
+    taken = await lease(store, "one", request=0.0)
     assert taken is not None
     assert taken.epoch == 2
 

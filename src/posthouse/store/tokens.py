@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, delete, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, insert, or_, select, update
 
 from posthouse.model.token import Grant, Token, TokenState
 from posthouse.secret import Secret
@@ -100,8 +100,9 @@ _identify = (
 )
 _due = (
     select(grant.c.id)
-    .join(token, token.c.serving_grant == grant.c.id)
+    .join(token, and_(token.c.id == grant.c.token_id, token.c.serving_grant == grant.c.id))
     .where(grant.c.next_refresh_at <= bindparam("now"), grant.c.next_refresh_at > 0)
+    .where(or_(grant.c.lease_until < bindparam("lease_now"), grant.c.lease_owner == bindparam("owner")))
     .where(one_of(token.c.state, (str(TokenState.ACQUIRED), str(TokenState.INVALID))))
     .order_by(grant.c.next_refresh_at)
     .limit(bindparam("at_most"))
@@ -112,7 +113,10 @@ _lease = (
     .where(
         grant.c.id == bindparam("row_id"),
         grant.c.serial == bindparam("seen_serial"),
-        or_(grant.c.lease_until < bindparam("now"), grant.c.lease_owner == bindparam("former_owner")),
+        or_(
+            grant.c.lease_until < bindparam("now"),
+            and_(grant.c.lease_owner == bindparam("owner"), grant.c.intent_at <= bindparam("over")),
+        ),
     )
     .values(
         lease_owner=bindparam("owner"),
@@ -338,9 +342,13 @@ async def remove_grant(tx: Transaction, grant_id: str) -> bool:
     return bool(await tx.run(_delete_grant, row_id=grant_id))
 
 
-async def due(tx: Transaction, now: float, at_most: int) -> list[str]:
-    """Ids of serving grants that want a refresh, the most urgent first; refused ones where it is worth another try."""
-    return [row["id"] for row in await tx.all(_due, now=now, at_most=at_most)]
+async def due(tx: Transaction, now: float, at_most: int, owner: str = "") -> list[str]:
+    """Ids of serving grants that want a refresh, the most urgent first; refused ones where it is worth another try.
+
+    Without those that somebody else than `owner` is refreshing.
+    """
+    rows = await tx.all(_due, now=now, at_most=at_most, lease_now=await tx.now(), owner=owner)
+    return [row["id"] for row in rows]
 
 
 async def wake(tx: Transaction, grant_id: str, now: float) -> None:
@@ -349,12 +357,12 @@ async def wake(tx: Transaction, grant_id: str, now: float) -> None:
 
 
 async def lease(
-    tx: Transaction, sealer: Sealer, grant_id: str, serial: int, owner: str, seconds: float, former_owner: str
+    tx: Transaction, sealer: Sealer, grant_id: str, serial: int, owner: str, seconds: float, request: float
 ) -> Lease | None:
     """Take the right to refresh `serial` and write down the intent; None where another holds it or was faster.
 
-    `former_owner` is this process's own name before it was started again: its leases are taken over at once.
-    Raises Unsealable.
+    A lease of the owner's own, from before it was started again, is taken over `request` seconds after it was taken:
+    whatever was sent with it is over then. Raises Unsealable.
     """
     before = await tx.one(_grant_for_change, row_id=grant_id)
     if before is None:
@@ -365,7 +373,7 @@ async def lease(
         row_id=grant_id,
         seen_serial=serial,
         now=now,
-        former_owner=former_owner,
+        over=now - request,
         owner=owner,
         until=now + seconds,
     )
