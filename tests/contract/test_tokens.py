@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, select, update
 
 from posthouse.model.token import Grant, Token, TokenState
 from posthouse.secret import Secret
-from posthouse.store import events, tokens
+from posthouse.store import configuration, events, tokens
 from posthouse.store.database import Transaction
 from posthouse.store.opening import Store
 from posthouse.store.sealing import Unsealable
@@ -154,6 +154,25 @@ async def test_another_reason_is_told_but_does_not_change_since_when(store: Stor
     changed = await current(store, token.id)
     assert (changed.reason, changed.since) == ("revoked", NOW + 1)
     assert not await set_state(store, "no such token", TokenState.INVALID)
+
+
+async def test_tokens_that_need_somebody_are_found_by_account_and_by_reason(store: Store) -> None:
+    made = [await ensure(store, name) for name in ("one", "two", "three")]
+    await set_state(store, made[0].id, TokenState.INVALID, reason="revoked")
+    await set_state(store, made[1].id, TokenState.INVALID, reason="client_changed")
+    await set_state(store, made[2].id, TokenState.ACQUIRED)
+    assert [token.name for token in await store.database.read(tokens.invalid)] == ["one", "two"]
+    found = await store.database.read(lambda tx: tokens.invalid_for(tx, "client_changed"))
+    assert [token.name for token in found] == ["two"]
+
+
+async def test_tokens_that_no_mailbox_names_are_found(store: Store) -> None:
+    named, other = await ensure(store, "named"), await ensure(store, "other")
+    await store.database.write(
+        lambda tx: configuration.save(tx, "mailbox", "mb_1", address="alice@example.com", token_id=named.id)
+    )
+    await store.database.write(lambda tx: configuration.save(tx, "mailbox", "mb_2", address="bob@example.com"))
+    assert [token.id for token in await store.database.read(tokens.not_shared)] == [other.id]
 
 
 async def test_the_pointer_moves_only_from_where_it_was_seen(store: Store) -> None:

@@ -398,6 +398,18 @@ async def test_a_token_from_the_future_is_not_believed(desk: Desk) -> None:
     assert len(desk.server.asked) == 1
 
 
+async def test_access_tokens_of_a_hundred_thousand_mailboxes_are_not_all_kept_at_hand(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_keeper, "KEPT", 3)
+    await desk.many(5)
+    for token in await desk.store.database.read(tokens.everything):
+        if token.serving_grant != "gr_1":
+            await desk.keeper.access_token(token.id)
+            await desk.keeper.access_token(token.id)
+    assert len(desk.keeper._cache) == 3
+
+
 # No answer is lost
 
 

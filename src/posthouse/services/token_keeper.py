@@ -45,6 +45,8 @@ AT_ONCE = 64
 LOOK = 200
 """Grants that one look for what is due finds at most; while there are so many, there is no rest in between."""
 POLL = 1.0
+KEPT = 2000
+"""Access tokens that are kept at hand; for any other one the database is asked."""
 PATIENCE = 45.0
 """Seconds to wait for a refresh that another process is doing."""
 SEALED = "The stored token cannot be opened: it was sealed with a key that is not here."
@@ -122,9 +124,14 @@ class TokenKeeper:
             return _access(kept)
         grant = await self._serving_grant(token_id)
         if self._is_good(grant) and grant.serial != newer_than:
-            self._cache[token_id] = grant
+            self._keep_at_hand(token_id, grant)
             return _access(grant)
         return await self._newer(grant, refused=grant.serial == newer_than)
+
+    def _keep_at_hand(self, token_id: str, grant: Grant) -> None:
+        self._cache[token_id] = grant
+        if len(self._cache) > KEPT:
+            del self._cache[next(iter(self._cache))]
 
     async def _newer(self, grant: Grant, *, refused: bool) -> AccessToken:
         alive = grant.access_expires_at > self.clock()
@@ -288,6 +295,7 @@ class TokenKeeper:
         grant = unsaved.grant
         self._unsaved[grant.id] = unsaved
         await self._save(unsaved)
+        self._tried.pop(grant.token_id, None)
         fresh = await self._load(grant.id)
         rotated = unsaved.granted.refresh_token is not None
         log.info("token refreshed", token=grant.token_id, serial=fresh.serial, rotated=rotated)
@@ -418,10 +426,9 @@ class TokenKeeper:
     async def retry_refused_clients(self) -> None:
         """Tokens that were refused for the sake of their registration are due again where that has changed since."""
         now = self.clock()
-        for token in await self.store.database.read(tokens.everything):
-            refused = token.state is TokenState.INVALID and token.reason == Reason.CLIENT_CHANGED
+        for token in await self.store.database.read(lambda tx: tokens.invalid_for(tx, Reason.CLIENT_CHANGED)):
             serving, described = token.serving_grant, self.sign_in.described(token.app_id)
-            if refused and serving and self._tried.get(token.id) != described:
+            if serving and self._tried.get(token.id) != described:
                 await self.store.database.write(lambda tx, of=serving: tokens.wake(tx, of, now))  # type: ignore[misc]
                 self._tried[token.id] = described
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, insert, literal, or_, select, update
 
 from posthouse.model.token import Grant, Token, TokenState
 from posthouse.secret import Secret
@@ -19,7 +19,7 @@ from posthouse.store.compiling import insert_if_absent, one_of
 from posthouse.store.database import Row, Transaction
 from posthouse.store.ids import new_id
 from posthouse.store.sealing import Sealer, Unsealable
-from posthouse.store.tables import grant, setting, token
+from posthouse.store.tables import grant, mailbox, setting, token
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,11 @@ _token_by_key = select(token).where(
     token.c.app_id == bindparam("app"), token.c.account == bindparam("person"), token.c.name == bindparam("label")
 )
 _tokens = select(token).order_by(token.c.account, token.c.name)
+_invalid = (
+    select(token).where(token.c.state == literal(str(TokenState.INVALID))).order_by(token.c.account, token.c.name)
+)
+_invalid_for = _invalid.where(token.c.reason == bindparam("why"))
+_not_shared = select(token).where(token.c.id.not_in(select(mailbox.c.token_id).where(mailbox.c.token_id.is_not(None))))
 _token_for_change = _token_by_id.with_for_update()
 _make_token = insert_if_absent(
     token, **{name: bindparam(name) for name in ("id", "app_id", "account", "name", "state", "since")}
@@ -209,6 +214,20 @@ async def get_for_change(tx: Transaction, token_id: str) -> Token | None:
 
 async def everything(tx: Transaction) -> list[Token]:
     return [_token(row) for row in await tx.all(_tokens)]
+
+
+async def invalid(tx: Transaction) -> list[Token]:
+    """Those that somebody has to sign in for again, by account."""
+    return [_token(row) for row in await tx.all(_invalid)]
+
+
+async def invalid_for(tx: Transaction, reason: str) -> list[Token]:
+    return [_token(row) for row in await tx.all(_invalid_for, why=str(reason))]
+
+
+async def not_shared(tx: Transaction) -> list[Token]:
+    """Those that no mailbox names as the one its settings share; settings may use or await them all the same."""
+    return [_token(row) for row in await tx.all(_not_shared)]
 
 
 async def set_state(
