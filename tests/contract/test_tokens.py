@@ -57,9 +57,8 @@ async def point(store: Store, seen: Token, serving: str | None, pending: str | N
 async def lease(
     store: Store, owner: str, *, serial: int = 1, seconds: float = 90.0, request: float = 30.0, grant_id: str = "gr_1"
 ) -> Lease | None:
-    return await store.database.write(
-        lambda tx: tokens.lease(tx, store.sealer, grant_id, serial, owner, seconds, request)
-    )
+    seen = replace(consent(grant_id), serial=serial, failures=9)
+    return await store.database.write(lambda tx: tokens.lease(tx, store.sealer, seen, owner, seconds, request))
 
 
 async def leased(store: Store, owner: str, *, serial: int = 1, seconds: float = 90.0) -> Lease:
@@ -75,7 +74,7 @@ async def rotate(
     refresh: str | None = "refresh-2",
     now: float = NOW + 60,
     refresh_ends_at: float = 0.0,
-) -> bool:
+) -> Grant | None:
     return await store.database.write(
         lambda tx: tokens.rotate(
             tx,
@@ -437,6 +436,16 @@ async def test_a_temporary_failure_changes_no_secret_and_frees_the_lease(store: 
     assert (found.refresh_token, found.serial, found.failures) == (Secret("refresh-1"), 1, 1)
     assert (found.last_error, found.next_refresh_at, found.answer_was_lost) == ("503 busy", NOW + 5, False)
     assert (await leased(store, "two")).grant.failures == 1
+
+
+async def test_who_has_not_seen_a_failure_is_not_given_the_lease(store: Store) -> None:
+    """Several waited for the one who asked and failed: they must not ask at once themselves."""
+    await add_consent(store, consent())
+    seen = await grant_of(store)
+    await postpone(store, (await leased(store, "one")).grant, answered=True)
+    assert await store.database.write(lambda tx: tokens.lease(tx, store.sealer, seen, "two", 60, 30)) is None
+    assert not (await grant_of(store)).answer_was_lost
+    assert await lease(store, "two") is not None
 
 
 async def test_a_request_without_an_answer_stays_written_down(store: Store) -> None:

@@ -13,6 +13,8 @@ NOTICED = HOUR
 AFTER_OUTAGE = 1200.0
 """What an outage may delay beyond its own length: the longest pause between two tries, and the tries themselves."""
 PERIOD = 600.0
+DRIFT = 6 * HOUR
+"""What came due together after an outage has drifted apart by then."""
 
 
 @dataclass(slots=True)
@@ -38,6 +40,7 @@ class Judge:
     """Seconds from the end of a consent to the word about it."""
     sent_at: list[float] = field(default_factory=list)
     _known: dict[str, str] = field(default_factory=dict)
+    _leases: Counter[str] = field(default_factory=Counter)
     _open: dict[str, Sent] = field(default_factory=dict)
 
     def complain(self, what: str, now: float) -> None:
@@ -66,8 +69,13 @@ class Judge:
         if self._open.get(sent.grant_id) is sent:
             del self._open[sent.grant_id]
 
+    def leases(self, grant_id: str) -> None:
+        """Somebody is about to ask; if this is the second since an answer was written, the first may have been lost."""
+        self._leases[grant_id] += 1
+
     def written(self, grant_id: str, refresh_token: str, now: float) -> None:
         self.refreshes += 1
+        self._leases[grant_id] = 0
         self._known[grant_id] = refresh_token
         consent = self.provider.consents[grant_id]
         if consent.newest == int(refresh_token.rpartition(".")[2]):
@@ -85,8 +93,8 @@ class Judge:
             self.complain(f"{consent.name} ended and was noticed only {now - ended:.0f} s later", now)
         if not consent.revoked_at and reason != "answer_lost":
             self.complain(f"{consent.name} was lost with an answer, and {reason} was told", now)
-        if consent.revoked_at and not consent.last_unheard and reason != "revoked":
-            self.complain(f"{consent.name} was revoked, and {reason} was told", now)
+        if consent.revoked_at and reason != "revoked" and self._leases[consent.name] < 2:
+            self.complain(f"{consent.name} was revoked, no answer can have been lost, and {reason} was told", now)
 
     def _end_of(self, consent: Consent) -> float | None:
         """When it came to its end: revoked, or an answer of which nobody heard at a provider that punishes."""
@@ -116,8 +124,8 @@ class Judge:
             self.complain(f"{consent.name} has had no access token for {stale:.0f} s", now)
 
     def spread(self, begin: float) -> tuple[float, float]:
-        """Requests in periods of ten minutes since `begin`, without outages: the fullest over the mean, and variance
-        over mean, which is 1 where each comes at a time of its own."""
+        """Requests in periods of ten minutes since `begin`, those after outages left out: the fullest over the mean,
+        and variance over mean, which is 1 where each comes at a time of its own."""
         counts = Counter(int(at // PERIOD) for at in self.sent_at if at >= begin)
         first, last = int(begin // PERIOD) + 1, int(self.sent_at[-1] // PERIOD)
         calm = [counts[period] for period in range(first, last) if not self._disturbed(period * PERIOD)]
@@ -125,4 +133,4 @@ class Judge:
         return max(calm) / mean, statistics.pvariance(calm) / mean
 
     def _disturbed(self, at: float) -> bool:
-        return any(start - PERIOD <= at <= end + HOUR for start, end in self.weather.outages)
+        return any(start - PERIOD <= at <= end + DRIFT for start, end in self.weather.outages)

@@ -3,7 +3,6 @@
 import asyncio
 import selectors
 from collections.abc import Coroutine
-from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
 from posthouse.store.database import Work
@@ -51,23 +50,26 @@ class LeapingLoop(asyncio.SelectorEventLoop):
             self._leaping.outside -= 1
 
 
-class Inline(Executor):
-    """Does at once what a thread would do, so that the same seed gives the same order of things."""
+class AtOnce:
+    """In the place of the queue to the thread that waits for the disk."""
 
-    def submit(self, fn: Any, /, *values: Any, **words: Any) -> "Future[Any]":
-        done: Future[Any] = Future()
-        try:
-            done.set_result(fn(*values, **words))
-        except Exception as cause:
-            done.set_exception(cause)
-        return done
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._finish, self._thread = database._finish_group, database._to_commit
+
+    def put(self, begun: Any) -> None:
+        """None ends the thread."""
+        if begun is None:
+            self._thread.put(None)
+        else:
+            self._finish(*begun)
 
 
 class SteadyDatabase(SqliteDatabase):
-    """The embedded database without threads and without waiting for the disk: no power fails in a simulation."""
+    """The embedded database without threads, so that the same seed gives the same order of things, and without
+    waiting for the disk: no power fails in a simulation."""
 
     def steady(self) -> "SteadyDatabase":
-        self._disk = self._readers = Inline()  # type: ignore[assignment]
+        self._to_commit = AtOnce(self)  # type: ignore[assignment]
         self._connection.execute("PRAGMA synchronous=OFF")
         return self
 

@@ -345,6 +345,8 @@ class World:
             node.keeper.forget(token_id)
 
     async def committed(self, what: str, grant_id: str) -> None:
+        if what == "the lease":
+            self.judge.leases(grant_id)
         if what == "the answer":
             found = await self.real(
                 self.store.database.read(lambda tx: tokens.get_grant(tx, self.store.sealer, grant_id))

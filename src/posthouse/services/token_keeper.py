@@ -40,7 +40,7 @@ LEEWAY = 60.0
 SELDOM = 30.0
 """Seconds between refreshes in the background, at least, however short the provider makes its tokens."""
 LONGEST_PAUSE = 3600.0
-AT_ONCE = 64
+AT_ONCE = 32
 """Refreshes in the background that may be under way."""
 LOOK = 200
 """Grants that one look for what is due finds at most; while there are so many, there is no rest in between."""
@@ -191,23 +191,23 @@ class TokenKeeper:
     async def _refresh_or_wait(self, seen: Grant) -> Grant:
         give_up = self.clock() + PATIENCE
         pause = 0.02
-        prepared = None
+        await self._write_unsaved_of(seen)
+        prepared = await self._prepare(seen)
         while True:
-            await self._write_unsaved_of(seen)
+            asked_at = asyncio.get_running_loop().time()
+            lease = await self._lease(seen)
+            if lease is not None:
+                return await self._send(lease.grant, prepared, asked_at)
             current = await self._load(seen.id)
             if current.serial != seen.serial:
                 return current
             if current.failures > seen.failures:
                 raise NoToken(f"The sign-in server gave no answer: {current.last_error}.", temporary=True)
-            prepared = prepared or await self._prepare(seen)
-            asked_at = asyncio.get_running_loop().time()
-            lease = await self._lease(current)
-            if lease is not None:
-                return await self._send(lease.grant, prepared, asked_at)
             if self.clock() > give_up:
                 raise NoToken("Another process is refreshing the token and has not finished.", temporary=True)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
+            await self._write_unsaved_of(seen)
 
     async def _write_unsaved_of(self, grant: Grant) -> None:
         """What was sent before must not be sent again: its answer is here. Raises NoToken where it has to stay here."""
@@ -235,7 +235,7 @@ class TokenKeeper:
     async def _lease(self, grant: Grant) -> tokens.Lease | None:
         owner = self.node_id
         return await self.store.database.write(
-            lambda tx: tokens.lease(tx, self.store.sealer, grant.id, grant.serial, owner, LEASE, PROMPT + DEADLINE)
+            lambda tx: tokens.lease(tx, self.store.sealer, grant, owner, LEASE, PROMPT + DEADLINE)
         )
 
     async def _send(self, grant: Grant, prepared: Prepared, asked_at: float) -> Grant:
@@ -294,31 +294,35 @@ class TokenKeeper:
         """Write the answer down before anyone uses it; when the disk refuses, hold it here and go on trying."""
         grant = unsaved.grant
         self._unsaved[grant.id] = unsaved
-        await self._save(unsaved)
+        fresh = await self._save(unsaved) or await self._load(grant.id)
         self._tried.pop(grant.token_id, None)
-        fresh = await self._load(grant.id)
         rotated = unsaved.granted.refresh_token is not None
         log.info("token refreshed", token=grant.token_id, serial=fresh.serial, rotated=rotated)
         return fresh
 
-    async def _save(self, unsaved: _Unsaved) -> None:
-        """Raises NoToken where it could not be written; then it stays here."""
+    async def _save(self, unsaved: _Unsaved) -> Grant | None:
+        """The grant as it is written; None where it is gone or has moved on.
+
+        Raises NoToken where it could not be written; then it stays here.
+        """
         grant = unsaved.grant
         try:
-            if not await self._write(unsaved):
+            written = await self._write(unsaved)
+            if written is None:
                 await self._give_back(unsaved)
         except (DatabaseUnavailable, CommitUnknown) as cause:
             log.error("token answer not yet written", grant=grant.id, cause=str(cause))
             raise NoToken("The new token could not be written to the database yet.", temporary=True) from None
         if self._unsaved.get(grant.id) is unsaved:
             del self._unsaved[grant.id]
+        return written
 
-    async def _write(self, unsaved: _Unsaved) -> bool:
+    async def _write(self, unsaved: _Unsaved) -> Grant | None:
         grant, granted = unsaved.grant, unsaved.granted
         expires_at = unsaved.got_at + granted.lifetime.total_seconds()
         spread = spread_of(grant.id, grant.serial)
 
-        async def work(tx: Transaction) -> bool:
+        async def work(tx: Transaction) -> Grant | None:
             written = await tokens.rotate(
                 tx,
                 self.store.sealer,

@@ -91,6 +91,7 @@ _delete_token = delete(token).where(token.c.id == bindparam("row_id"))
 _grant_by_id = select(grant).where(grant.c.id == bindparam("row_id"))
 _grant_for_change = _grant_by_id.with_for_update()
 _grants_of_token = select(grant).where(grant.c.token_id == bindparam("of_token"))
+_serving = select(grant).join(token, and_(token.c.id == grant.c.token_id, token.c.serving_grant == grant.c.id))
 _grant_columns = (
     "id", "token_id", "serial", "sealed", "issuer", "subject", "person", "scopes",
     "obtained_at", "refreshed_at", "access_expires_at", "next_refresh_at",
@@ -336,6 +337,12 @@ async def is_newer(tx: Transaction, grant_id: str | None, obtained_at: float) ->
     return row is not None and row["obtained_at"] > obtained_at
 
 
+async def serving(tx: Transaction, sealer: Sealer) -> dict[str, Grant]:
+    """The grants that serve a token, by their ids; without those that cannot be opened."""
+    found = (_grant_if_readable(row, sealer) for row in await tx.all(_serving))
+    return {grant.id: grant for grant in found if grant is not None}
+
+
 async def grants_of(tx: Transaction, sealer: Sealer, token_id: str) -> list[Grant]:
     return [_grant(row, sealer) for row in await tx.all(_grants_of_token, of_token=token_id)]
 
@@ -376,21 +383,22 @@ async def wake(tx: Transaction, grant_id: str, now: float) -> None:
 
 
 async def lease(
-    tx: Transaction, sealer: Sealer, grant_id: str, serial: int, owner: str, seconds: float, request: float
+    tx: Transaction, sealer: Sealer, seen: Grant, owner: str, seconds: float, request: float
 ) -> Lease | None:
-    """Take the right to refresh `serial` and write down the intent; None where another holds it or was faster.
+    """Take the right to refresh a grant and write down the intent.
 
+    None where another holds it, or has refreshed it or failed to since it was `seen`.
     A lease of the owner's own, from before it was started again, is taken over `request` seconds after it was taken:
     whatever was sent with it is over then. Raises Unsealable.
     """
-    before = await tx.one(_grant_for_change, row_id=grant_id)
-    if before is None:
+    before = await tx.one(_grant_for_change, row_id=seen.id)
+    if before is None or before["failures"] > seen.failures:
         return None
     now = await tx.now()
     got = await tx.one(
         _lease,
-        row_id=grant_id,
-        seen_serial=serial,
+        row_id=seen.id,
+        seen_serial=seen.serial,
         now=now,
         over=now - request,
         owner=owner,
@@ -414,28 +422,42 @@ async def rotate(
     expires_at: float,
     next_refresh_at: float,
     refresh_ends_at: float = 0.0,
-) -> bool:
-    """Write a provider's answer over the serial it was made with. False: the grant is gone or has moved on.
+) -> Grant | None:
+    """Write a provider's answer over the serial it was made with: the grant as it is then.
 
-    `refresh_ends_at` is 0.0 where the answer names no end of the refresh token.
+    None: it is gone or has moved on. `refresh_ends_at` is 0.0 where the answer names no end of the refresh token.
     """
-    kept = refresh_token or old.refresh_token
-    previous = sealer.seal(old.refresh_token.reveal().encode(), _previous_place(old.id)) if old.refresh_token else None
-    return bool(
-        await tx.run(
-            _rotate,
-            row_id=old.id,
-            seen_serial=old.serial,
-            new_sealed=_seal(sealer, old, old.serial + 1, access_token, kept),
-            new_previous=previous,
-            now=now,
-            new_expiry=expires_at,
-            new_next=next_refresh_at,
-            new_told_end=old.told_end or refresh_ends_at,
-            new_latest_end=refresh_ends_at or old.latest_end,
-            new_scopes=" ".join(scopes or old.scopes),
-        )
+    new = replace(
+        old,
+        serial=old.serial + 1,
+        access_token=access_token,
+        refresh_token=refresh_token or old.refresh_token,
+        previous_refresh_token=old.refresh_token,
+        access_expires_at=expires_at,
+        next_refresh_at=next_refresh_at,
+        refreshed_at=now,
+        failures=0,
+        last_error="",
+        scopes=tuple(scopes or old.scopes),
+        intent_serial=None,
+        told_end=old.told_end or refresh_ends_at,
+        latest_end=refresh_ends_at or old.latest_end,
     )
+    previous = sealer.seal(old.refresh_token.reveal().encode(), _previous_place(old.id)) if old.refresh_token else None
+    written = await tx.run(
+        _rotate,
+        row_id=old.id,
+        seen_serial=old.serial,
+        new_sealed=_seal(sealer, new, new.serial, new.access_token, new.refresh_token),
+        new_previous=previous,
+        now=now,
+        new_expiry=expires_at,
+        new_next=next_refresh_at,
+        new_told_end=new.told_end,
+        new_latest_end=new.latest_end,
+        new_scopes=" ".join(new.scopes),
+    )
+    return new if written else None
 
 
 async def postpone(tx: Transaction, old: Grant, error: str, next_refresh_at: float, *, answered: bool) -> None:
