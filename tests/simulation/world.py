@@ -243,9 +243,14 @@ class Node:
         self.may_die(step)
         await self.lives()
 
+    def is_forgotten(self) -> None:
+        """Long after its death; everything of it waits for ever."""
+        for task in (*self.tasks, *self.keeper._refreshing.values()):
+            task.cancel()
+
     async def _programs(self) -> None:
         chance = self.world.chance
-        while True:
+        while self.alive:
             await asyncio.sleep(chance.expovariate(1 / 40))
             token_id = chance.choice(self.world.token_ids)
             with contextlib.suppress(NoToken, DatabaseUnavailable, CommitUnknown):
@@ -265,7 +270,6 @@ class World:
         self.loop = asyncio.get_running_loop()
         self.began = self.loop.time()
         self.nodes: dict[str, Node] = {}
-        self.graveyard: list[Node] = []
         self.over = False
         self.token_ids: list[str] = []
         self.kills: Counter[str] = Counter()
@@ -292,7 +296,7 @@ class World:
             self.kills[step] += 1
             self._kill_at = self.now + self.chance.expovariate(1 / self.plan.kill_every)
             node.alive = False
-            self.graveyard.append(node)
+            self.loop.call_later(HOUR, node.is_forgotten)
             pause = self.chance.choice((0.0, 0.5, 3.0, 60.0, 600.0))
             self.loop.call_later(pause, self.starts, node.name)
             return True
