@@ -174,7 +174,7 @@ class Bench:
         while self._done(began) < count:
             if time.monotonic() > give_up:
                 sys.exit(f"only {self._done(began)} of {count} refreshes in 300 s")
-            time.sleep(0.1)
+            time.sleep(0.5)
 
     def _histogram(self, began: float) -> str:
         """Seconds from a refresh to the next, in minutes."""
