@@ -1,9 +1,8 @@
 """Two nodes, four kinds of providers, everything going wrong that can, `kill -9` at every step: no token is lost.
 
-Here a week of a hundred mailboxes; `./dev simulate` does a year, or as much as one likes.
+Here a week of sixty mailboxes; `./dev simulate` does a year, or as much as one likes.
 """
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,26 +17,30 @@ from tests.simulation.world import BEGIN, DAY, STEPS, Plan, World, report, simul
 
 @pytest.fixture(scope="module")
 def week(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return simulate(Plan(mailboxes=100, days=7.0, seed=11, outage_every=3 * DAY), tmp_path_factory.mktemp("week"))
+    return simulate(
+        Plan(mailboxes=60, days=7.0, seed=11, outage_every=3 * DAY, revocations_a_day=0.06),
+        tmp_path_factory.mktemp("week"),
+    )
 
 
 def test_no_promise_is_broken(week: World) -> None:
     assert week.judge.complaints == [], report(week)
-    assert week.judge.refreshes > 20_000
+    assert week.judge.refreshes > 12_000
 
 
 def test_it_was_killed_at_every_step(week: World) -> None:
     assert min(week.kills[step] for step in STEPS) >= 10
 
 
-def test_a_token_is_lost_only_with_an_answer_and_only_where_old_ones_are_punished(week: World) -> None:
-    lost = Counter(habit for (habit, reason), count in week.judge.lost.items() if reason == "answer_lost")
-    assert set(lost) <= {"PUNISHES"}
-    assert set(Counter(reason for _, reason in week.judge.lost)) == {"answer_lost", "revoked"}
+def test_lost_answers_and_revocations_are_told_apart(week: World) -> None:
+    """Whether each was told rightly, and at the right provider, is among the promises."""
+    assert week.judge.lost["PUNISHES", "answer_lost"] >= 5
+    assert sum(count for (_, reason), count in week.judge.lost.items() if reason == "revoked") >= 3
+    assert {reason for _, reason in week.judge.lost} == {"answer_lost", "revoked"}
 
 
 def test_what_ends_is_noticed_within_a_refresh_interval(week: World) -> None:
-    assert len(week.judge.notice) > 20
+    assert len(week.judge.notice) > 10
     assert sorted(week.judge.notice)[len(week.judge.notice) * 9 // 10] < NOTICED
 
 
