@@ -166,3 +166,16 @@ async def test_a_reading_transaction_cannot_write(store: Store) -> None:
     with pytest.raises(Exception, match=r"(?i)read-?\s?only"):
         await store.database.read(work)
     assert await store.database.read(lambda tx: tx.all(select(mailbox.c.id))) == []
+
+
+async def test_more_mailboxes_than_one_page_are_all_read_by_address(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(configuration, "_mailboxes", configuration._mailboxes.limit(3))
+    addresses = [f"box{number}@example.com" for number in range(10)]
+    for number, address in enumerate(reversed(addresses)):
+        document = configuration.encode(MailboxSettings(folder="Archive") if number % 2 else MailboxSettings())
+        await save(store, "mailbox", f"mb_{number}", address=address, document=document)
+    found = (await store.database.read(configuration.load)).mailboxes
+    assert [mailbox.address for mailbox in found.values()] == addresses
+    assert {mailbox.settings.folder for mailbox in found.values()} == {"INBOX", "Archive"}

@@ -96,12 +96,13 @@ def sign_in() -> Authorisation:
 
 async def rotated(store: Store, access: str, refresh: str) -> bool:
     old = await grant_of(store)
-    return await store.database.write(
+    fresh = await store.database.write(
         lambda tx: tokens.rotate(
             tx, store.sealer, old, access_token=Secret(access), refresh_token=Secret(refresh), scopes=(), now=NOW,
             expires_at=NOW + 3600, next_refresh_at=NOW + 2880,
         )
     )  # fmt: skip
+    return fresh is not None
 
 
 async def everything(store: Store) -> dict[str, Any]:

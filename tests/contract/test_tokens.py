@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, select, update
 
 from posthouse.model.token import Grant, Token, TokenState
 from posthouse.secret import Secret
-from posthouse.store import events, tokens
+from posthouse.store import configuration, events, tokens
 from posthouse.store.database import Transaction
 from posthouse.store.opening import Store
 from posthouse.store.sealing import Unsealable
@@ -55,11 +55,10 @@ async def point(store: Store, seen: Token, serving: str | None, pending: str | N
 
 
 async def lease(
-    store: Store, owner: str, *, serial: int = 1, seconds: float = 90.0, former_owner: str = "", grant_id: str = "gr_1"
+    store: Store, owner: str, *, serial: int = 1, seconds: float = 90.0, request: float = 30.0, grant_id: str = "gr_1"
 ) -> Lease | None:
-    return await store.database.write(
-        lambda tx: tokens.lease(tx, store.sealer, grant_id, serial, owner, seconds, former_owner)
-    )
+    seen = replace(consent(grant_id), serial=serial, failures=9)
+    return await store.database.write(lambda tx: tokens.lease(tx, store.sealer, seen, owner, seconds, request))
 
 
 async def leased(store: Store, owner: str, *, serial: int = 1, seconds: float = 90.0) -> Lease:
@@ -75,7 +74,7 @@ async def rotate(
     refresh: str | None = "refresh-2",
     now: float = NOW + 60,
     refresh_ends_at: float = 0.0,
-) -> bool:
+) -> Grant | None:
     return await store.database.write(
         lambda tx: tokens.rotate(
             tx,
@@ -154,6 +153,25 @@ async def test_another_reason_is_told_but_does_not_change_since_when(store: Stor
     changed = await current(store, token.id)
     assert (changed.reason, changed.since) == ("revoked", NOW + 1)
     assert not await set_state(store, "no such token", TokenState.INVALID)
+
+
+async def test_tokens_that_need_somebody_are_found_by_account_and_by_reason(store: Store) -> None:
+    made = [await ensure(store, name) for name in ("one", "two", "three")]
+    await set_state(store, made[0].id, TokenState.INVALID, reason="revoked")
+    await set_state(store, made[1].id, TokenState.INVALID, reason="client_changed")
+    await set_state(store, made[2].id, TokenState.ACQUIRED)
+    assert [token.name for token in await store.database.read(tokens.invalid)] == ["one", "two"]
+    found = await store.database.read(lambda tx: tokens.invalid_for(tx, "client_changed"))
+    assert [token.name for token in found] == ["two"]
+
+
+async def test_tokens_that_no_mailbox_names_are_found(store: Store) -> None:
+    named, other = await ensure(store, "named"), await ensure(store, "other")
+    await store.database.write(
+        lambda tx: configuration.save(tx, "mailbox", "mb_1", address="alice@example.com", token_id=named.id)
+    )
+    await store.database.write(lambda tx: configuration.save(tx, "mailbox", "mb_2", address="bob@example.com"))
+    assert [token.id for token in await store.database.read(tokens.not_shared)] == [other.id]
 
 
 async def test_the_pointer_moves_only_from_where_it_was_seen(store: Store) -> None:
@@ -333,11 +351,12 @@ async def test_a_lease_that_ran_out_is_taken_by_another(store: Store) -> None:
     assert (await leased(store, "two")).epoch == 2
 
 
-async def test_a_restarted_process_takes_its_own_lease_over_at_once(store: Store) -> None:
+async def test_a_restarted_process_takes_its_own_lease_over_when_its_request_is_over(store: Store) -> None:
     await add_consent(store, consent())
     await leased(store, "one")
-    assert await lease(store, "two", former_owner="two") is None
-    taken = await lease(store, "one", former_owner="one")
+    assert await lease(store, "two", request=0.0) is None
+    assert await lease(store, "one", request=30.0) is None
+    taken = await lease(store, "one", request=0.0)
     assert taken is not None
     assert taken.epoch == 2
 
@@ -417,6 +436,16 @@ async def test_a_temporary_failure_changes_no_secret_and_frees_the_lease(store: 
     assert (found.refresh_token, found.serial, found.failures) == (Secret("refresh-1"), 1, 1)
     assert (found.last_error, found.next_refresh_at, found.answer_was_lost) == ("503 busy", NOW + 5, False)
     assert (await leased(store, "two")).grant.failures == 1
+
+
+async def test_who_has_not_seen_a_failure_is_not_given_the_lease(store: Store) -> None:
+    """Several waited for the one who asked and failed: they must not ask at once themselves."""
+    await add_consent(store, consent())
+    seen = await grant_of(store)
+    await postpone(store, (await leased(store, "one")).grant, answered=True)
+    assert await store.database.write(lambda tx: tokens.lease(tx, store.sealer, seen, "two", 60, 30)) is None
+    assert not (await grant_of(store)).answer_was_lost
+    assert await lease(store, "two") is not None
 
 
 async def test_a_request_without_an_answer_stays_written_down(store: Store) -> None:

@@ -1,8 +1,10 @@
 """`kill -9` at any moment: what was accepted arrives, twice only where the journal says that nobody can know."""
 
 import asyncio
+import contextlib
 import random
 import smtplib
+import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -148,6 +150,7 @@ async def test_a_gateway_killed_between_a_rotation_and_its_commit(tmp_path: Path
             await asyncio.to_thread(gateway.kill)
             await until(lambda: refreshed(provider), "the provider answering nobody")
             provider.sandbox.faults.remove()
+            half_a_minute_later(tmp_path / "data")
             port = await started(gateway)
             queue_id = await asyncio.to_thread(send, port, PRINTER, password, [BOB], "Afterwards", SMALL)
 
@@ -165,6 +168,12 @@ async def expire_soon(data: Path) -> None:
         store = gateway.parts.store
         grant = await serving_grant(gateway)
         await store.database.write(lambda tx: tokens.postpone(tx, grant, "", 1.0, answered=True))
+
+
+def half_a_minute_later(data: Path) -> None:
+    """The request of the process that was killed is over by then, so that another one may be made."""
+    with contextlib.closing(sqlite3.connect(data / "posthouse.sqlite")) as database, database:
+        database.execute("UPDATE oauth_grant SET intent_at = intent_at - 30")
 
 
 async def serving_grant(gateway: House) -> Grant:

@@ -2,7 +2,15 @@ from dataclasses import replace
 
 import pytest
 
-from posthouse.model.token import NEXT_STEP, Grant, TokenState, pause_after_failures, refresh_at, state_after
+from posthouse.model.token import (
+    NEXT_STEP,
+    Grant,
+    TokenState,
+    pause_after_failures,
+    refresh_at,
+    spread_of,
+    state_after,
+)
 from posthouse.secret import Secret
 
 GRANT = Grant(
@@ -31,6 +39,23 @@ GRANT = Grant(
 )
 def test_a_token_is_refreshed_a_fifth_of_its_life_before_it_ends(life: float, before_the_end: float) -> None:
     assert refresh_at(1000.0, 1000.0 + life) == 1000.0 + life - before_the_end
+
+
+@pytest.mark.parametrize("life", [3600, 86_400, 600, 60])
+def test_refreshes_are_spread_over_a_third_of_the_time_there_is(life: float) -> None:
+    last = refresh_at(0.0, life)
+    assert refresh_at(0.0, life, 1.0) == pytest.approx(last * 2 / 3)
+    assert refresh_at(0.0, life, 0.5) == pytest.approx(last * 5 / 6)
+
+
+def test_grants_and_their_serials_have_each_a_time_of_their_own() -> None:
+    tenths = [0] * 10
+    for grant in range(100):
+        for serial in range(100):
+            tenths[int(spread_of(f"gr_{grant:04}", serial) * 10)] += 1
+    assert min(tenths) > 900
+    assert max(tenths) < 1100
+    assert spread_of("gr_1", 7) == spread_of("gr_1", 7)
 
 
 def test_a_token_that_has_ended_is_refreshed_at_once() -> None:

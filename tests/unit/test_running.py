@@ -1,6 +1,7 @@
 """The log of a running gateway."""
 
 import errno
+import io
 import sys
 
 import pytest
@@ -20,8 +21,16 @@ class FullDisk:
         return False
 
 
-def test_a_log_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", FullDisk())
+def closed() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    stream.isatty = lambda: False  # type: ignore[method-assign]
+    return stream
+
+
+@pytest.mark.parametrize("stream", [FullDisk(), closed()], ids=["full disk", "closed"])
+def test_a_log_that_cannot_be_written_ends_nothing(stream: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
     before = structlog.get_config()
     try:
         configure_log("info")

@@ -15,6 +15,7 @@ from posthouse.model.token import Grant, Token, TokenState
 from posthouse.net.http import HttpClient
 from posthouse.oauth.message import Answer, Request
 from posthouse.secret import Secret
+from posthouse.services import token_keeper
 from posthouse.services.apply_file import parse
 from posthouse.services.applying import apply
 from posthouse.services.directory import Directory
@@ -114,9 +115,26 @@ class Desk:
         return found
 
     async def grant(self) -> Grant:
-        found = await self.store.database.read(lambda tx: tokens.get_grant(tx, self.store.sealer, "gr_1"))
+        return await self.grant_named("gr_1")
+
+    async def grant_named(self, grant_id: str) -> Grant:
+        found = await self.store.database.read(lambda tx: tokens.get_grant(tx, self.store.sealer, grant_id))
         assert found is not None
         return found
+
+    async def many(self, count: int) -> None:
+        """Tokens of other accounts, all due."""
+
+        async def work(tx: Transaction) -> None:
+            app = (await tokens.get(tx, self.token_id)).app_id  # type: ignore[union-attr]
+            await tokens.remove_grant(tx, "gr_1")
+            for number in range(count):
+                token = await tokens.ensure(tx, app, f"box{number}@example.com", "main", NOW)
+                await tokens.add_grant(tx, self.store.sealer, consent(token.id, id=f"gr_{number}"))
+                await tokens.point(tx, token, serving=f"gr_{number}", pending=None, pinned=None)
+                await tokens.set_state(tx, token.id, TokenState.ACQUIRED, NOW)
+
+        await self.store.database.write(work)
 
     async def serve(self, grant: Grant) -> None:
         """Let this consent serve the token."""
@@ -280,6 +298,75 @@ async def test_a_node_that_waited_for_another_ones_failure_does_not_ask_at_once_
     assert len(desk.server.asked) == 1
 
 
+async def test_a_process_started_again_does_not_ask_while_its_former_request_may_be_under_way(desk: Desk) -> None:
+    """Killed and started again: the provider may still be about to answer what was sent before."""
+    desk.server.gate.clear()
+    grant = await desk.grant()
+    killed = asyncio.create_task(desk.keeper.refresh(grant))
+    await until(lambda: len(desk.server.asked) == 1)
+    started_again = asyncio.create_task(desk.another_node("node-1").refresh(grant))
+    await asyncio.sleep(0.1)
+    assert len(desk.server.asked) == 1
+    desk.server.gate.set()
+    assert (await killed).serial == (await started_again).serial == 2
+    assert len(desk.server.asked) == 1
+
+
+async def test_nothing_is_sent_with_a_lease_that_took_too_long(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes it over reckons with the request being over by then."""
+    with monkeypatch.context() as slow:
+        slow.setattr(token_keeper, "PROMPT", -1.0)
+        with pytest.raises(NoToken) as problem:
+            await desk.access()
+    assert problem.value.temporary
+    assert desk.server.asked == []
+    assert not (await desk.grant()).answer_was_lost
+    desk.time.now += 6
+    assert await desk.access() == "access-2"
+
+
+async def test_where_to_ask_is_found_out_before_the_lease_is_taken(desk: Desk) -> None:
+    """Discovery takes as long as it takes; a lease does not wait for it."""
+    discovery = answer(
+        200,
+        issuer="https://id.example.com",
+        token_endpoint="https://id.example.com/token",
+        authorization_endpoint="https://id.example.com/authorize",
+    )
+    text = FILE.replace('token_url = "https://id.example.com/token"', 'issuer = "https://id.example.com"')
+    await desk.apply(text.replace('device_url = "https://id.example.com/device"', 'token_url = ""\ndevice_url = ""'))
+    desk.server.answers = [discovery, granted(2)]
+    desk.server.gate.clear()
+    waiting = asyncio.create_task(desk.access())
+    await until(lambda: len(desk.server.asked) == 1)
+    assert (await desk.grant()).lease_epoch == 0
+    desk.server.gate.set()
+    assert await waiting == "access-2"
+
+
+async def test_tokens_got_at_one_time_do_not_come_due_at_one_time(desk: Desk) -> None:
+    """Forty consents of the same second are renewed over a good part of an hour, and each in good time."""
+    due = []
+    for number in range(40):
+        desk.server.answers = [granted(2)]
+        await desk.serve(consent(desk.token_id, id=f"gr_{number}"))
+        due.append((await desk.keeper.refresh(await desk.grant_named(f"gr_{number}"))).next_refresh_at - NOW)
+    assert 1900 < min(due) < 2100
+    assert 2700 < max(due) <= 2880
+    assert len({at // 120 for at in due}) >= 7
+
+
+async def test_what_is_due_is_refreshed_without_a_rest_in_between(
+    desk: Desk, background: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a rest of hours everything is due at once: more than fits into one look."""
+    monkeypatch.setattr(token_keeper, "POLL", 60.0)
+    many = token_keeper.LOOK + 30
+    await desk.many(many)
+    await background()
+    await until(lambda: len(desk.server.asked) == many)
+
+
 async def test_a_token_with_a_short_life_is_used_for_half_of_it(desk: Desk) -> None:
     desk.server.answers = [granted(2, lifetime=30), granted(3, lifetime=30)]
     assert {await desk.access() for _ in range(5)} == {"access-2"}
@@ -316,6 +403,18 @@ async def test_a_token_from_the_future_is_not_believed(desk: Desk) -> None:
     assert await desk.access() == "access-2"
     assert await desk.access() == "access-2"
     assert len(desk.server.asked) == 1
+
+
+async def test_access_tokens_of_a_hundred_thousand_mailboxes_are_not_all_kept_at_hand(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_keeper, "KEPT", 3)
+    await desk.many(5)
+    for token in await desk.store.database.read(tokens.everything):
+        if token.serving_grant != "gr_1":
+            await desk.keeper.access_token(token.id)
+            await desk.keeper.access_token(token.id)
+    assert len(desk.keeper._cache) == 3
 
 
 # No answer is lost

@@ -55,15 +55,15 @@ def configure_log(level: str, *, debug: bool = False) -> None:
 
 
 class _Forgiving:
-    """A log that cannot be written, such as on a full disk, must not end a conversation."""
+    """A log that cannot be written, such as on a full disk or once it is closed, must not end a conversation."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._stream.flush()

@@ -1,5 +1,6 @@
 """What a token is at this moment, in the words that page, API, command line, webhook and metrics share."""
 
+import zlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -99,10 +100,19 @@ NEXT_STEP = {
 }
 
 
-def refresh_at(now: float, expires_at: float) -> float:
-    """When to refresh in the background: a fifth of its life before it ends, at least 5 minutes where there are."""
+def refresh_at(now: float, expires_at: float, spread: float = 0.0) -> float:
+    """When to refresh in the background: a fifth of its life before it ends, at least 5 minutes where there are.
+
+    `spread`, from 0 to 1, takes up to a third of that time off, so that what came together does not stay together.
+    """
     life = max(0.0, expires_at - now)
-    return expires_at - max(life / 5, min(300.0, life / 2))
+    last = expires_at - max(life / 5, min(300.0, life / 2))
+    return last - spread * max(0.0, last - now) / 3
+
+
+def spread_of(grant_id: str, serial: int) -> float:
+    """A number from 0 to 1, another one for each grant and each of its refreshes; always the same for these."""
+    return zlib.crc32(f"{serial}:{grant_id}".encode()) / 2**32
 
 
 def pause_after_failures(failures: int) -> float:

@@ -14,7 +14,7 @@ import structlog
 
 from posthouse.model.mailbox import Mailbox, Protocol, Purpose
 from posthouse.model.outcome import Granted, Pending, Refused, SlowDown, Unreachable
-from posthouse.model.token import Grant, Token, TokenState, pause_after_failures, refresh_at
+from posthouse.model.token import Grant, Token, TokenState, pause_after_failures, refresh_at, spread_of
 from posthouse.oauth import code, device
 from posthouse.oauth.answer import read_token_answer
 from posthouse.oauth.identity import (
@@ -885,15 +885,16 @@ def _new_grant(
 ) -> Grant:
     expires_at = now + granted.lifetime.total_seconds()
     renewable = granted.refresh_token is not None or app_only_for
+    grant_id = new_id("gr")
     return Grant(
-        id=new_id("gr"),
+        id=grant_id,
         token_id=found.token_id,
         serial=0,
         access_token=granted.access_token,
         refresh_token=granted.refresh_token,
         previous_refresh_token=None,
         access_expires_at=expires_at,
-        next_refresh_at=refresh_at(now, expires_at) if renewable else expires_at,
+        next_refresh_at=refresh_at(now, expires_at, spread_of(grant_id, 0)) if renewable else expires_at,
         obtained_at=now,
         refreshed_at=now,
         failures=0,

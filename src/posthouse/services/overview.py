@@ -1,6 +1,5 @@
 """How every mailbox and token stands, read at one moment: what page, API and command line all show."""
 
-import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -17,7 +16,6 @@ from posthouse.store.configuration import StoredApp
 from posthouse.store.database import Transaction
 from posthouse.store.messages import Summary, Wanted
 from posthouse.store.opening import Store
-from posthouse.store.sealing import Unsealable
 from posthouse.store.tokens import SettingResult
 
 Direction = Literal["incoming", "outgoing", "both", "none"]
@@ -204,22 +202,13 @@ async def overview(store: Store, directory: Directory) -> Overview:
 
 
 async def _read(tx: Transaction, store: Store) -> _Rows:
-    found = await tokens.everything(tx)
-    serving = [token.serving_grant for token in found if token.serving_grant]
-    grants = [await _readable(tx, store, grant_id) for grant_id in serving]
     return _Rows(
-        found,
-        {grant.id: grant for grant in grants if grant is not None},
+        await tokens.everything(tx),
+        await tokens.serving(tx, store.sealer),
         await tokens.results(tx),
         await messages.counts(tx),
         _last_sent(await messages.page(tx, wanted=Wanted(state="sent"))),
     )
-
-
-async def _readable(tx: Transaction, store: Store, grant_id: str) -> Grant | None:
-    with contextlib.suppress(Unsealable):
-        return await tokens.get_grant(tx, store.sealer, grant_id)
-    return None
 
 
 def _last_sent(newest: Iterable[Summary]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from functools import partial
 import structlog
 
 from posthouse.model.outcome import Granted, Reason, Refused, Unreachable, Verdict
-from posthouse.model.token import Grant, TokenState, pause_after_failures, refresh_at
+from posthouse.model.token import Grant, TokenState, pause_after_failures, refresh_at, spread_of
 from posthouse.oauth.answer import read_token_answer
 from posthouse.oauth.message import Request
 from posthouse.oauth.refresh import refresh
@@ -32,13 +32,21 @@ from posthouse.store.sealing import Unsealable
 
 LEASE = 3 * DEADLINE
 """Seconds a refresh lease is held: a request may take a third of it."""
+PROMPT = 5.0
+"""Seconds from asking for a lease to the last moment at which anything is sent with it. After PROMPT + DEADLINE its
+request is over, whatever became of the process that held it."""
 LEEWAY = 60.0
 """An access token with less life than this, or than half of its whole life, is refreshed before it is handed out."""
 SELDOM = 30.0
 """Seconds between refreshes in the background, at least, however short the provider makes its tokens."""
 LONGEST_PAUSE = 3600.0
-AT_ONCE = 20
+AT_ONCE = 32
+"""Refreshes in the background that may be under way."""
+LOOK = 200
+"""Grants that one look for what is due finds at most; while there are so many, there is no rest in between."""
 POLL = 1.0
+KEPT = 2000
+"""Access tokens that are kept at hand; for any other one the database is asked."""
 PATIENCE = 45.0
 """Seconds to wait for a refresh that another process is doing."""
 SEALED = "The stored token cannot be opened: it was sealed with a key that is not here."
@@ -86,6 +94,9 @@ class _Unsaved:
     got_at: float
 
 
+Prepared = Registration | Refused | Unreachable
+
+
 @dataclass(slots=True)
 class TokenKeeper:
     """`node_id` stays the same when this process is started again, so it takes over its own leases at once."""
@@ -113,9 +124,14 @@ class TokenKeeper:
             return _access(kept)
         grant = await self._serving_grant(token_id)
         if self._is_good(grant) and grant.serial != newer_than:
-            self._cache[token_id] = grant
+            self._keep_at_hand(token_id, grant)
             return _access(grant)
         return await self._newer(grant, refused=grant.serial == newer_than)
+
+    def _keep_at_hand(self, token_id: str, grant: Grant) -> None:
+        self._cache[token_id] = grant
+        if len(self._cache) > KEPT:
+            del self._cache[next(iter(self._cache))]
 
     async def _newer(self, grant: Grant, *, refused: bool) -> AccessToken:
         alive = grant.access_expires_at > self.clock()
@@ -176,20 +192,23 @@ class TokenKeeper:
     async def _refresh_or_wait(self, seen: Grant) -> Grant:
         give_up = self.clock() + PATIENCE
         pause = 0.02
+        await self._write_unsaved_of(seen)
+        prepared = await self._prepare(seen)
         while True:
-            await self._write_unsaved_of(seen)
+            asked_at = asyncio.get_running_loop().time()
+            lease = await self._lease(seen)
+            if lease is not None:
+                return await self._send(lease.grant, prepared, asked_at)
             current = await self._load(seen.id)
             if current.serial != seen.serial:
                 return current
             if current.failures > seen.failures:
                 raise NoToken(f"The sign-in server gave no answer: {current.last_error}.", temporary=True)
-            lease = await self._lease(current)
-            if lease is not None:
-                return await self._send(lease, answer_was_lost=current.answer_was_lost)
             if self.clock() > give_up:
                 raise NoToken("Another process is refreshing the token and has not finished.", temporary=True)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
+            await self._write_unsaved_of(seen)
 
     async def _write_unsaved_of(self, grant: Grant) -> None:
         """What was sent before must not be sent again: its answer is here. Raises NoToken where it has to stay here."""
@@ -217,33 +236,42 @@ class TokenKeeper:
     async def _lease(self, grant: Grant) -> tokens.Lease | None:
         owner = self.node_id
         return await self.store.database.write(
-            lambda tx: tokens.lease(tx, self.store.sealer, grant.id, grant.serial, owner, LEASE, owner)
+            lambda tx: tokens.lease(tx, self.store.sealer, grant, owner, LEASE, PROMPT + DEADLINE)
         )
 
-    async def _send(self, lease: tokens.Lease, *, answer_was_lost: bool) -> Grant:
-        outcome = await self._ask(lease.grant)
+    async def _send(self, grant: Grant, prepared: Prepared, asked_at: float) -> Grant:
+        outcome = await self._ask(grant, prepared, asked_at)
         match outcome:
             case _Unsaved():
                 return await self._keep(outcome)
             case Refused():
-                raise await self._refused(lease.grant, outcome, answer_was_lost=answer_was_lost)
+                raise await self._refused(grant, outcome)
             case Unreachable():
                 sentence = f"The sign-in server gave no answer: {outcome.what}."
-                raise await self._postponed(lease.grant, outcome, sentence)
+                raise await self._postponed(grant, outcome, sentence)
 
-    async def _ask(self, grant: Grant) -> _Unsaved | Refused | Unreachable:
+    async def _prepare(self, grant: Grant) -> Prepared:
+        """Who asks, and where. That may take a discovery, so it comes before the lease."""
         if not grant.renewable:
             return Refused("expired_token", description="The provider gave nothing to renew it with.")
         try:
-            registration = await self._registration_of(grant)
-            if not isinstance(registration, Registration):
-                return registration
-            request = self._request(registration, grant)
+            return await self._registration_of(grant)
         except (ProblemError, Unsealable) as cause:
             return Unreachable(str(cause))
-        answer = await self.sign_in.ask(request, registration.provider)
+
+    async def _ask(self, grant: Grant, prepared: Prepared, asked_at: float) -> _Unsaved | Refused | Unreachable:
+        """Nothing is awaited between the look at the clock and the sending."""
+        if not isinstance(prepared, Registration):
+            return prepared
+        try:
+            request = self._request(prepared, grant)
+        except (ProblemError, Unsealable) as cause:
+            return Unreachable(str(cause))
+        if asyncio.get_running_loop().time() - asked_at > PROMPT:
+            return Unreachable("the database took too long")
+        answer = await self.sign_in.ask(request, prepared.provider)
         outcome = answer if isinstance(answer, Unreachable) else read_token_answer(answer, hide=request.secrets())
-        return _Unsaved(grant, outcome, registration, self.clock()) if isinstance(outcome, Granted) else outcome
+        return _Unsaved(grant, outcome, prepared, self.clock()) if isinstance(outcome, Granted) else outcome
 
     def _request(self, registration: Registration, grant: Grant) -> Request:
         """Raises ProblemError."""
@@ -253,7 +281,7 @@ class TokenKeeper:
         scopes = _scopes(registration, grant)
         return refresh(registration.endpoints, registration.client, grant.refresh_token, now, scopes=scopes)
 
-    async def _registration_of(self, grant: Grant) -> Registration | Refused | Unreachable:
+    async def _registration_of(self, grant: Grant) -> Prepared:
         """Raises ProblemError, Unsealable."""
         token = await self.store.database.read(lambda tx: tokens.get(tx, grant.token_id))
         app_id = token.app_id if token else ""
@@ -267,29 +295,35 @@ class TokenKeeper:
         """Write the answer down before anyone uses it; when the disk refuses, hold it here and go on trying."""
         grant = unsaved.grant
         self._unsaved[grant.id] = unsaved
-        await self._save(unsaved)
-        fresh = await self._load(grant.id)
+        fresh = await self._save(unsaved) or await self._load(grant.id)
+        self._tried.pop(grant.token_id, None)
         rotated = unsaved.granted.refresh_token is not None
         log.info("token refreshed", token=grant.token_id, serial=fresh.serial, rotated=rotated)
         return fresh
 
-    async def _save(self, unsaved: _Unsaved) -> None:
-        """Raises NoToken where it could not be written; then it stays here."""
+    async def _save(self, unsaved: _Unsaved) -> Grant | None:
+        """The grant as it is written; None where it is gone or has moved on.
+
+        Raises NoToken where it could not be written; then it stays here.
+        """
         grant = unsaved.grant
         try:
-            if not await self._write(unsaved):
+            written = await self._write(unsaved)
+            if written is None:
                 await self._give_back(unsaved)
         except (DatabaseUnavailable, CommitUnknown) as cause:
             log.error("token answer not yet written", grant=grant.id, cause=str(cause))
             raise NoToken("The new token could not be written to the database yet.", temporary=True) from None
         if self._unsaved.get(grant.id) is unsaved:
             del self._unsaved[grant.id]
+        return written
 
-    async def _write(self, unsaved: _Unsaved) -> bool:
+    async def _write(self, unsaved: _Unsaved) -> Grant | None:
         grant, granted = unsaved.grant, unsaved.granted
         expires_at = unsaved.got_at + granted.lifetime.total_seconds()
+        spread = spread_of(grant.id, grant.serial)
 
-        async def work(tx: Transaction) -> bool:
+        async def work(tx: Transaction) -> Grant | None:
             written = await tokens.rotate(
                 tx,
                 self.store.sealer,
@@ -299,7 +333,7 @@ class TokenKeeper:
                 scopes=granted.scopes,
                 now=unsaved.got_at,
                 expires_at=expires_at,
-                next_refresh_at=max(refresh_at(unsaved.got_at, expires_at), unsaved.got_at + SELDOM),
+                next_refresh_at=max(refresh_at(unsaved.got_at, expires_at, spread), unsaved.got_at + SELDOM),
                 refresh_ends_at=granted.refresh_ends_at(unsaved.got_at),
             )
             token = await tokens.get(tx, grant.token_id)
@@ -321,7 +355,7 @@ class TokenKeeper:
             if not isinstance(await self.sign_in.revoke(unsaved.registration, token), Revoked):
                 log.warning("token not given back", token=grant.token_id)
 
-    async def _refused(self, grant: Grant, refused: Refused, *, answer_was_lost: bool) -> NoToken:
+    async def _refused(self, grant: Grant, refused: Refused) -> NoToken:
         """A clear no: the token is invalid, for a reason. The grant itself is kept until a person decides.
 
         Where only the request was refused the token serves to its end, and the request is made again.
@@ -330,7 +364,7 @@ class TokenKeeper:
         if again and grant.access_expires_at > self.clock():
             return await self._postponed(grant, Unreachable(detail), f"The sign-in server refused: {detail}.")
         dead = refused.verdict is Verdict.GRANT_DEAD
-        reason = Reason.ANSWER_LOST if dead and answer_was_lost else refused.reason
+        reason = Reason.ANSWER_LOST if dead and grant.answer_was_lost else refused.reason
         await self._invalidate(grant, reason, detail, self.clock() + LONGEST_PAUSE if again else 0.0)
         self.forget(grant.token_id)
         log.warning("token refused", token=grant.token_id, error=refused.error, reason=str(reason))
@@ -370,13 +404,16 @@ class TokenKeeper:
     async def run(self) -> None:
         """Refresh in the background what will be needed, until cancelled."""
         working: dict[str, asyncio.Task[None]] = {}
+        turns = asyncio.Semaphore(AT_ONCE)
         try:
             while True:
+                begun = 0
                 with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
                     await self._write_unsaved()
                     await self._look_at_registrations()
-                    self._start(await self._due(), working)
-                await asyncio.sleep(POLL)
+                    begun = await self._start(await self._due(len(working)), working, turns)
+                if begun < LOOK:
+                    await asyncio.sleep(POLL)
         finally:
             for task in working.values():
                 task.cancel()
@@ -395,28 +432,37 @@ class TokenKeeper:
     async def retry_refused_clients(self) -> None:
         """Tokens that were refused for the sake of their registration are due again where that has changed since."""
         now = self.clock()
-        for token in await self.store.database.read(tokens.everything):
-            refused = token.state is TokenState.INVALID and token.reason == Reason.CLIENT_CHANGED
+        for token in await self.store.database.read(lambda tx: tokens.invalid_for(tx, Reason.CLIENT_CHANGED)):
             serving, described = token.serving_grant, self.sign_in.described(token.app_id)
-            if refused and serving and self._tried.get(token.id) != described:
+            if serving and self._tried.get(token.id) != described:
                 await self.store.database.write(lambda tx, of=serving: tokens.wake(tx, of, now))  # type: ignore[misc]
                 self._tried[token.id] = described
 
-    async def _due(self) -> list[str]:
-        now, at_most = self.clock(), AT_ONCE + len(self._unreadable)
-        return await self.store.database.read(lambda tx: tokens.due(tx, now, at_most))
+    async def _due(self, working: int) -> list[str]:
+        now, at_most = self.clock(), LOOK + working + len(self._unreadable)
+        return await self.store.database.read(lambda tx: tokens.due(tx, now, at_most, self.node_id))
 
-    def _start(self, due: Iterable[str], working: dict[str, "asyncio.Task[None]"]) -> None:
-        for grant_id in due:
-            if grant_id not in working and grant_id not in self._unreadable and len(working) < AT_ONCE:
-                task = working[grant_id] = asyncio.create_task(self._refresh_in_background(grant_id))
-                task.add_done_callback(lambda _, known=grant_id: working.pop(known, None))  # type: ignore[misc]
+    async def _start(
+        self, due: Iterable[str], working: dict[str, "asyncio.Task[None]"], turns: asyncio.Semaphore
+    ) -> int:
+        """Begin to refresh these, each when it has its turn; how many."""
+        others = working.keys() | self._unreadable | self._unsaved.keys()
+        fresh = [grant_id for grant_id in due if grant_id not in others]
+        for grant_id in fresh:
+            await turns.acquire()
+            task = working[grant_id] = asyncio.create_task(self._refresh_in_background(grant_id))
+            task.add_done_callback(partial(_ended, grant_id, working, turns))
+        return len(fresh)
 
     async def _refresh_in_background(self, grant_id: str) -> None:
-        with contextlib.suppress(NoToken, DatabaseUnavailable, CommitUnknown):
+        try:
             grant = await self._load(grant_id)
             if grant.next_refresh_at <= self.clock():
                 await self.refresh(grant)
+        except NoToken:
+            return
+        except (DatabaseUnavailable, CommitUnknown):
+            await asyncio.sleep(POLL)
 
     async def _write_unsaved(self) -> None:
         for unsaved in list(self._unsaved.values()):
@@ -437,6 +483,13 @@ class TokenKeeper:
                     await self._write_unsaved()
                     await asyncio.sleep(0.2 if self._unsaved else 0)
         return not self._unsaved and not self._refreshing
+
+
+def _ended(
+    grant_id: str, working: dict[str, "asyncio.Task[None]"], turns: asyncio.Semaphore, _: "asyncio.Task[None]"
+) -> None:
+    working.pop(grant_id, None)
+    turns.release()
 
 
 def _access(grant: Grant) -> AccessToken:

@@ -1,5 +1,6 @@
 """Providers, app registrations, mailboxes and devices: what an administrator configures."""
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,8 +52,11 @@ class Configuration:
     devices: dict[str, Device]
 
 
+PAGE = 2000
+"""Mailboxes that are read at a time."""
 _providers, _apps = select(provider), select(app)
-_mailboxes, _devices = select(mailbox).order_by(mailbox.c.address), select(device).order_by(device.c.name)
+_devices = select(device).order_by(device.c.name)
+_mailboxes = select(mailbox).where(mailbox.c.address > bindparam("position")).order_by(mailbox.c.address).limit(PAGE)
 _tables = {"provider": provider, "app": app, "mailbox": mailbox, "device": device}
 _deletes = {name: delete(table).where(table.c.id == bindparam("row_id")) for name, table in _tables.items()}
 _password = select(mailbox.c.password).where(mailbox.c.id == bindparam("row_id"))
@@ -65,9 +69,21 @@ async def load(tx: Transaction) -> Configuration:
         generation=await generation(tx),
         providers={row["name"]: _provider(row) for row in await tx.all(_providers)},
         apps={row["id"]: _app(row) for row in await tx.all(_apps)},
-        mailboxes={row["id"]: _mailbox(row) for row in await tx.all(_mailboxes)},
+        mailboxes=await _all_mailboxes(tx),
         devices={row["id"]: _device(row) for row in await tx.all(_devices)},
     )
+
+
+async def _all_mailboxes(tx: Transaction) -> dict[str, Mailbox]:
+    """By address. Most of a hundred thousand have the same settings, and share them in memory."""
+    found: dict[str, Mailbox] = {}
+    alike: dict[str, MailboxSettings] = {}
+    position = ""
+    while rows := await tx.all(_mailboxes, position=position):
+        for row in rows:
+            found[row["id"]] = _mailbox(row, alike)
+        position = rows[-1]["address"]
+    return found
 
 
 async def generation(tx: Transaction) -> int:
@@ -158,18 +174,21 @@ def _app(row: Row) -> StoredApp:
     )
 
 
-def _mailbox(row: Row) -> Mailbox:
+def _mailbox(row: Row, alike: dict[str, MailboxSettings]) -> Mailbox:
+    document, address, account = row["document"] or "{}", row["address"], row["account"]
+    if document not in alike:
+        alike[document] = msgspec.json.decode(document, type=MailboxSettings)
     return Mailbox(
         id=row["id"],
-        address=row["address"],
-        app_id=row["app_id"],
-        account=row["account"],
+        address=address,
+        app_id=sys.intern(row["app_id"]) if row["app_id"] is not None else None,
+        account=address if account == address else account,
         token_id=row["token_id"],
         has_password=row["password"] is not None,
         default=bool(row["is_default"]),
-        origin=row["origin"],
+        origin=sys.intern(row["origin"]),
         version=row["version"],
-        settings=msgspec.json.decode(row["document"] or "{}", type=MailboxSettings),
+        settings=alike[document],
     )
 
 

@@ -129,6 +129,7 @@ token = Table(
     _text("pinned_subject"),
     _number("version"),
     UniqueConstraint("app_id", "account", "name"),
+    Index("token_state", "state"),
 )
 
 grant = Table(

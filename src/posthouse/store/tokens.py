@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, delete, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, insert, literal, or_, select, update
 
 from posthouse.model.token import Grant, Token, TokenState
 from posthouse.secret import Secret
@@ -19,7 +19,7 @@ from posthouse.store.compiling import insert_if_absent, one_of
 from posthouse.store.database import Row, Transaction
 from posthouse.store.ids import new_id
 from posthouse.store.sealing import Sealer, Unsealable
-from posthouse.store.tables import grant, setting, token
+from posthouse.store.tables import grant, mailbox, setting, token
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,11 @@ _token_by_key = select(token).where(
     token.c.app_id == bindparam("app"), token.c.account == bindparam("person"), token.c.name == bindparam("label")
 )
 _tokens = select(token).order_by(token.c.account, token.c.name)
+_invalid = (
+    select(token).where(token.c.state == literal(str(TokenState.INVALID))).order_by(token.c.account, token.c.name)
+)
+_invalid_for = _invalid.where(token.c.reason == bindparam("why"))
+_not_shared = select(token).where(token.c.id.not_in(select(mailbox.c.token_id).where(mailbox.c.token_id.is_not(None))))
 _token_for_change = _token_by_id.with_for_update()
 _make_token = insert_if_absent(
     token, **{name: bindparam(name) for name in ("id", "app_id", "account", "name", "state", "since")}
@@ -86,6 +91,7 @@ _delete_token = delete(token).where(token.c.id == bindparam("row_id"))
 _grant_by_id = select(grant).where(grant.c.id == bindparam("row_id"))
 _grant_for_change = _grant_by_id.with_for_update()
 _grants_of_token = select(grant).where(grant.c.token_id == bindparam("of_token"))
+_serving = select(grant).join(token, and_(token.c.id == grant.c.token_id, token.c.serving_grant == grant.c.id))
 _grant_columns = (
     "id", "token_id", "serial", "sealed", "issuer", "subject", "person", "scopes",
     "obtained_at", "refreshed_at", "access_expires_at", "next_refresh_at",
@@ -101,8 +107,9 @@ _identify = (
 )
 _due = (
     select(grant.c.id)
-    .join(token, token.c.serving_grant == grant.c.id)
+    .join(token, and_(token.c.id == grant.c.token_id, token.c.serving_grant == grant.c.id))
     .where(grant.c.next_refresh_at <= bindparam("now"), grant.c.next_refresh_at > 0)
+    .where(or_(grant.c.lease_until < bindparam("lease_now"), grant.c.lease_owner == bindparam("owner")))
     .where(one_of(token.c.state, (str(TokenState.ACQUIRED), str(TokenState.INVALID))))
     .order_by(grant.c.next_refresh_at)
     .limit(bindparam("at_most"))
@@ -113,7 +120,10 @@ _lease = (
     .where(
         grant.c.id == bindparam("row_id"),
         grant.c.serial == bindparam("seen_serial"),
-        or_(grant.c.lease_until < bindparam("now"), grant.c.lease_owner == bindparam("former_owner")),
+        or_(
+            grant.c.lease_until < bindparam("now"),
+            and_(grant.c.lease_owner == bindparam("owner"), grant.c.intent_at <= bindparam("over")),
+        ),
     )
     .values(
         lease_owner=bindparam("owner"),
@@ -207,6 +217,20 @@ async def get_for_change(tx: Transaction, token_id: str) -> Token | None:
 
 async def everything(tx: Transaction) -> list[Token]:
     return [_token(row) for row in await tx.all(_tokens)]
+
+
+async def invalid(tx: Transaction) -> list[Token]:
+    """Those that somebody has to sign in for again, by account."""
+    return [_token(row) for row in await tx.all(_invalid)]
+
+
+async def invalid_for(tx: Transaction, reason: str) -> list[Token]:
+    return [_token(row) for row in await tx.all(_invalid_for, why=str(reason))]
+
+
+async def not_shared(tx: Transaction) -> list[Token]:
+    """Those that no mailbox names as the one its settings share; settings may use or await them all the same."""
+    return [_token(row) for row in await tx.all(_not_shared)]
 
 
 async def set_state(
@@ -324,6 +348,12 @@ async def is_newer(tx: Transaction, grant_id: str | None, obtained_at: float, no
     return row is not None and obtained_at < row["obtained_at"] <= now
 
 
+async def serving(tx: Transaction, sealer: Sealer) -> dict[str, Grant]:
+    """The grants that serve a token, by their ids; without those that cannot be opened."""
+    found = (_grant_if_readable(row, sealer) for row in await tx.all(_serving))
+    return {grant.id: grant for grant in found if grant is not None}
+
+
 async def grants_of(tx: Transaction, sealer: Sealer, token_id: str) -> list[Grant]:
     return [_grant(row, sealer) for row in await tx.all(_grants_of_token, of_token=token_id)]
 
@@ -349,9 +379,13 @@ async def remove_grant(tx: Transaction, grant_id: str) -> bool:
     return bool(await tx.run(_delete_grant, row_id=grant_id))
 
 
-async def due(tx: Transaction, now: float, at_most: int) -> list[str]:
-    """Ids of serving grants that want a refresh, the most urgent first; refused ones where it is worth another try."""
-    return [row["id"] for row in await tx.all(_due, now=now, at_most=at_most)]
+async def due(tx: Transaction, now: float, at_most: int, owner: str = "") -> list[str]:
+    """Ids of serving grants that want a refresh, the most urgent first; refused ones where it is worth another try.
+
+    Without those that somebody else than `owner` is refreshing.
+    """
+    rows = await tx.all(_due, now=now, at_most=at_most, lease_now=await tx.now(), owner=owner)
+    return [row["id"] for row in rows]
 
 
 async def wake(tx: Transaction, grant_id: str, now: float) -> None:
@@ -360,23 +394,24 @@ async def wake(tx: Transaction, grant_id: str, now: float) -> None:
 
 
 async def lease(
-    tx: Transaction, sealer: Sealer, grant_id: str, serial: int, owner: str, seconds: float, former_owner: str
+    tx: Transaction, sealer: Sealer, seen: Grant, owner: str, seconds: float, request: float
 ) -> Lease | None:
-    """Take the right to refresh `serial` and write down the intent; None where another holds it or was faster.
+    """Take the right to refresh a grant and write down the intent.
 
-    `former_owner` is this process's own name before it was started again: its leases are taken over at once.
-    Raises Unsealable.
+    None where another holds it, or has refreshed it or failed to since it was `seen`.
+    A lease of the owner's own, from before it was started again, is taken over `request` seconds after it was taken:
+    whatever was sent with it is over then. Raises Unsealable.
     """
-    before = await tx.one(_grant_for_change, row_id=grant_id)
-    if before is None:
+    before = await tx.one(_grant_for_change, row_id=seen.id)
+    if before is None or before["failures"] > seen.failures:
         return None
     now = await tx.now()
     got = await tx.one(
         _lease,
-        row_id=grant_id,
-        seen_serial=serial,
+        row_id=seen.id,
+        seen_serial=seen.serial,
         now=now,
-        former_owner=former_owner,
+        over=now - request,
         owner=owner,
         until=now + seconds,
     )
@@ -398,28 +433,42 @@ async def rotate(
     expires_at: float,
     next_refresh_at: float,
     refresh_ends_at: float = 0.0,
-) -> bool:
-    """Write a provider's answer over the serial it was made with. False: the grant is gone or has moved on.
+) -> Grant | None:
+    """Write a provider's answer over the serial it was made with: the grant as it is then.
 
-    `refresh_ends_at` is 0.0 where the answer names no end of the refresh token.
+    None: it is gone or has moved on. `refresh_ends_at` is 0.0 where the answer names no end of the refresh token.
     """
-    kept = refresh_token or old.refresh_token
-    previous = sealer.seal(old.refresh_token.reveal().encode(), _previous_place(old.id)) if old.refresh_token else None
-    return bool(
-        await tx.run(
-            _rotate,
-            row_id=old.id,
-            seen_serial=old.serial,
-            new_sealed=_seal(sealer, old, old.serial + 1, access_token, kept),
-            new_previous=previous,
-            now=now,
-            new_expiry=expires_at,
-            new_next=next_refresh_at,
-            new_told_end=old.told_end or refresh_ends_at,
-            new_latest_end=refresh_ends_at or old.latest_end,
-            new_scopes=" ".join(scopes or old.scopes),
-        )
+    new = replace(
+        old,
+        serial=old.serial + 1,
+        access_token=access_token,
+        refresh_token=refresh_token or old.refresh_token,
+        previous_refresh_token=old.refresh_token,
+        access_expires_at=expires_at,
+        next_refresh_at=next_refresh_at,
+        refreshed_at=now,
+        failures=0,
+        last_error="",
+        scopes=tuple(scopes or old.scopes),
+        intent_serial=None,
+        told_end=old.told_end or refresh_ends_at,
+        latest_end=refresh_ends_at or old.latest_end,
     )
+    previous = sealer.seal(old.refresh_token.reveal().encode(), _previous_place(old.id)) if old.refresh_token else None
+    written = await tx.run(
+        _rotate,
+        row_id=old.id,
+        seen_serial=old.serial,
+        new_sealed=_seal(sealer, new, new.serial, new.access_token, new.refresh_token),
+        new_previous=previous,
+        now=now,
+        new_expiry=expires_at,
+        new_next=next_refresh_at,
+        new_told_end=new.told_end,
+        new_latest_end=new.latest_end,
+        new_scopes=" ".join(new.scopes),
+    )
+    return new if written else None
 
 
 async def postpone(tx: Transaction, old: Grant, error: str, next_refresh_at: float, *, answered: bool) -> None:

@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse
 from posthouse.locales import LANGUAGES, SOURCE, translations
 from posthouse.providers.provider import CALLBACK
 from posthouse.services.overview import Overview, overview
+from posthouse.store import tokens
 from posthouse.web import i18n, words
 from posthouse.web.visits import Visit
 
@@ -66,9 +67,8 @@ def _filter_of(known: dict[str, str], language: str) -> Any:
 
 async def page(visit: Visit, template: str, *, seen: Overview | None = None, **values: Any) -> HTMLResponse:
     """A whole page. Whoever is signed in sees the banner; `seen` saves looking twice."""
-    if visit.person is not None and seen is None:
-        seen = await look(visit)
-    return fragment(visit, template, banner=_banner(seen) if seen else (), **values)
+    banner = _banner(seen) if seen else await _broken(visit) if visit.person is not None else ()
+    return fragment(visit, template, banner=banner, **values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,19 @@ def _banner(seen: Overview) -> list[Broken]:
     return [
         Broken(mailbox_id, token.account, token.reason or "other", token.addresses)
         for mailbox_id, token in reversed(first.values())
+    ]
+
+
+async def _broken(visit: Visit) -> list[Broken]:
+    """The same for a page that has looked at nothing else: only tokens that are invalid are read."""
+    parts = visit.parts
+    await parts.directory.refresh()
+    invalid = await parts.store.database.read(tokens.invalid)
+    users = ((token, [user.mailbox for user in parts.directory.now.uses_now(token.id)]) for token in invalid)
+    return [
+        Broken(mailboxes[0].id, token.account, token.reason or "other", tuple(one.address for one in mailboxes))
+        for token, mailboxes in users
+        if mailboxes
     ]
 
 

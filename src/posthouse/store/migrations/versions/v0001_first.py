@@ -316,3 +316,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("app_id", "account", "name"),
     )
+    op.create_index("token_state", "token", ["state"], unique=False)

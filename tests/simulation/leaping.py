@@ -1,0 +1,77 @@
+"""A loop whose sleeps take no time: when nothing is left to do, the clock leaps to when there is something again."""
+
+import asyncio
+import selectors
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from posthouse.store.database import Work
+from posthouse.store.sqlite import SqliteDatabase
+
+T = TypeVar("T")
+PATIENCE = 30.0
+"""Real seconds to wait for something outside, such as a database server, before it counts as stuck."""
+
+
+class _Selector(selectors.DefaultSelector):
+    """`outside` counts what the world outside has been asked for: while it is awaited, time stands still."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.outside = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self.outside or timeout is None:
+            found = super().select(0 if timeout is not None and timeout <= 0 else PATIENCE)
+            if not found and (timeout is None or timeout > 0):
+                raise RuntimeError("everything waits for something that never comes")
+            return found
+        if timeout > 0 and not (found := super().select(0)):
+            self.now += timeout
+            return found
+        return super().select(0)
+
+
+class LeapingLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._leaping = _Selector()
+        super().__init__(self._leaping)
+
+    def time(self) -> float:
+        return self._leaping.now
+
+    async def outside(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await what really takes time."""
+        self._leaping.outside += 1
+        try:
+            return await work
+        finally:
+            self._leaping.outside -= 1
+
+
+class AtOnce:
+    """In the place of the queue to the thread that waits for the disk."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._finish, self._thread = database._finish_group, database._to_commit
+
+    def put(self, begun: Any) -> None:
+        """None ends the thread."""
+        if begun is None:
+            self._thread.put(None)
+        else:
+            self._finish(*begun)
+
+
+class SteadyDatabase(SqliteDatabase):
+    """The embedded database without threads, so that the same seed gives the same order of things, and without
+    waiting for the disk: no power fails in a simulation."""
+
+    def steady(self) -> "SteadyDatabase":
+        self._to_commit = AtOnce(self)  # type: ignore[assignment]
+        self._connection.execute("PRAGMA synchronous=OFF")
+        return self
+
+    async def read(self, work: Work[T]) -> T:
+        return self._read(work)
