@@ -29,6 +29,7 @@ from posthouse.services.credentials import Credentials
 from posthouse.services.device_login import DeviceLogins
 from posthouse.services.directory import Directory
 from posthouse.services.dispatcher import Dispatcher
+from posthouse.services.editing import Editing
 from posthouse.services.following import Following
 from posthouse.services.forewarning import Forewarning
 from posthouse.services.giving_back import GivingBack
@@ -234,6 +235,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
     credentials = Credentials(store, directory, keeper)
     trial = Trial(store, directory, clock, hostname)
     dispatcher = Dispatcher(store, directory, credentials, clock, node_id, hostname)
+    giving_back = GivingBack(store, sign_in, clock)
     logins = DeviceLogins(directory, store.sealer, clock)
     following = Following(store, directory)
 
@@ -254,7 +256,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
             directory,
             sign_in,
             keeper,
-            GivingBack(store, sign_in, clock),
+            giving_back,
             trial,
             clock,
             settings.external_url,
@@ -268,6 +270,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
         submission=Submission(store, directory, logins, clock, hostname, dispatcher.accepted),
         logins=logins,
         following=following,
+        editing=Editing(store, directory, giving_back, following, clock),
         forewarning=Forewarning(store, directory, clock),
         reporting=Reporting(store, directory, clock, hostname, dispatcher.accepted),
         key_rotation=KeyRotation(store, node_id, clock),

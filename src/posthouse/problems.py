@@ -13,8 +13,12 @@ class Problem:
     where: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.where}: " if self.where else ""
-        return f"{place}{self.sentence}" + (f" {self.hint}" if self.hint else "")
+        return f"{self.place}{self.sentence}" + (f" {self.hint}" if self.hint else "")
+
+    @property
+    def place(self) -> str:
+        """What stands before the sentence, unless it begins with that itself."""
+        return f"{self.where}: " if self.where and not self.sentence.startswith(self.where) else ""
 
 
 class ProblemError(Exception):

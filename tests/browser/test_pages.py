@@ -1,6 +1,7 @@
 """The page in a real Chromium: what a person does, with the sandbox as the provider in the other tab."""
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,3 +146,42 @@ async def test_a_phone_shows_every_page_without_scrolling_sideways(
             await person.page.goto(f"{person.url}{path}?lang={language}")
             width = await person.page.evaluate("document.documentElement.scrollWidth")
             assert (path, width) == (path, PHONE["width"])
+
+
+@pytest.mark.parametrize("javascript", [True, False])
+async def test_a_changed_server_is_tried_and_the_sentence_names_it(
+    tmp_path: Path, chromium: Browser, javascript: bool
+) -> None:
+    async with desk(tmp_path, chromium, javascript=javascript) as person:
+        await person.home.by_device(ALICE, person.provider.approve_as(ALICE))
+        await person.open_mailbox()
+        await person.page.get_by_role("button", name="Change the settings").click()
+        await person.page.get_by_label("Primary server").fill("localhost")
+        await person.page.locator("#smtp_port").fill("9")
+        await person.page.locator("#smtp_tls").select_option("starttls")
+        await person.page.get_by_role("button", name="Save").click()
+        steps = person.page.locator("#steps")
+        await expect(steps).to_contain_text("nothing answers at localhost, port 9.", timeout=15_000)
+        assert person.complaints == []
+
+
+async def test_a_printer_is_added_and_removed_with_the_keyboard_on_a_phone(tmp_path: Path, chromium: Browser) -> None:
+    async with desk(tmp_path, chromium) as person:
+        page = person.page
+        await page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+        await page.get_by_role("link", name="Devices").click()
+        await page.get_by_role("button", name="Add a device").click()
+        await page.get_by_label("Name", exact=True).fill("scanner")
+        await page.get_by_label("Mailboxes", exact=True).fill(ALICE)
+        await page.get_by_label("Name", exact=True).press("Enter")
+        await expect(page.locator(".code code")).to_have_text(re.compile(r"^[a-z0-9]{12,}$"))
+        await page.get_by_role("button", name="To the devices").click()
+        await page.get_by_role("link", name="scanner").click()
+        await expect(page.get_by_role("button", name="Save")).to_be_visible()
+        await page.wait_for_load_state()
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        await page.get_by_role("button", name="Remove").press("Enter")
+        await page.get_by_role("button", name="Remove").press("Enter")
+        await expect(page.get_by_role("status")).to_have_text("Removed.")
+        await expect(page.get_by_role("link", name="scanner")).to_have_count(0)
+        assert person.complaints == []

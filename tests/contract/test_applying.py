@@ -474,7 +474,8 @@ async def test_what_others_use_cannot_be_pruned(store: Store) -> None:
     await run(store, OFFICE + SUPPORT)
     await run(store, PRINTER, "printers.toml")
     assert await refused(store, OFFICE, prune=True) == [
-        "mail.toml: The mailbox support@example.com cannot be removed: the device printer still uses it."
+        "mail.toml: The mailbox support@example.com cannot be removed: the device printer still uses it. "
+        "Change or remove the device first."
     ]
 
 

@@ -52,8 +52,7 @@ def test_every_command_takes_a_configuration_and_debug(words: tuple[str, ...], c
 
 
 @pytest.mark.parametrize("words", ["doctor", "received ack 5", "import x y", "backup f",
-                                   "restore f", "bundle f", "destination list", "webhook add x",
-                                   "mailbox add x --app y"])  # fmt: skip
+                                   "restore f", "bundle f", "destination list", "webhook add x"])  # fmt: skip
 def test_what_is_not_built_says_so_and_ends_with_69(words: str) -> None:
     ended = CliRunner().invoke(commands.posthouse, words.split(), standalone_mode=False)
     assert ended.return_value == 69

@@ -96,6 +96,7 @@ async def test_a_switch_that_is_off_is_named_for_the_protocol_it_is_for(home: Ho
     assert [step.state for step in steps.values()] == ["passed", "failed", "passed", "unused"]
     assert "5.7.139" in steps["smtp"].answer
     assert "smtp_auth_disabled" in steps["smtp"].answer
+    assert f"does not let {ALICE} in with this token, or not by this protocol" in steps["smtp"].sentence
     assert (await home.token(ALICE)).state == "acquired"
 
 

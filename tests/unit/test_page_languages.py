@@ -17,7 +17,7 @@ from posthouse.services.entrance import sign_in_link
 from posthouse.services.overview import Direction, ServerState
 from posthouse.store import tokens
 from posthouse.store.authorisations import OPEN
-from posthouse.web import i18n, words
+from posthouse.web import i18n, problem_words, words
 from posthouse.web.rendering import environment
 from posthouse.web.security import ROLES
 from tests.support.boxes import ALICE, SUPPORT, box
@@ -154,14 +154,14 @@ def test_what_a_service_says_is_translated_and_what_a_provider_says_is_not() -> 
 
 
 def test_the_sentences_to_translate_are_ones_that_services_say() -> None:
-    rooms = ("services", "store", "model", "oauth")
+    rooms = ("services", "store", "model", "oauth", "providers")
     sources = [
         path.read_text("utf-8") for room in rooms for path in (Path(posthouse.__file__).parent / room).rglob("*.py")
     ]
     said = "\n".join(sources)
-    for sentence in words.SENTENCES:
+    for sentence in (*words.SENTENCES, *problem_words.SENTENCES):
         for part in re.split(r"\{\w+\}", sentence):
-            assert part in said, sentence
+            assert part.strip() in said, sentence
 
 
 def test_every_word_of_the_api_has_a_word_on_the_page() -> None:

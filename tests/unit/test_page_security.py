@@ -53,8 +53,9 @@ def sales(house: House) -> Mailbox:
 
 
 def filled(path: str, house: House) -> str:
+    mailbox_id = sales(house).id
     ids = {"attempt_id": "au_none", "message_id": "none", "app_id": "ap_none", "purpose": "sending"}
-    return path.format(mailbox_id=sales(house).id, **ids)
+    return path.format(mailbox_id=mailbox_id, row_id=mailbox_id, **ids)
 
 
 async def test_an_auditor_sees_everything_and_changes_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ MAY = click.option(
     "--may",
     "permissions",
     multiple=True,
-    type=click.Choice(("tokens", "queue")),
+    type=click.Choice(("tokens", "queue", "settings")),
     help="What a limited administrator may do; give it once for each.",
 )
 

@@ -6,7 +6,7 @@ import click
 
 from posthouse.cli.calling import Call, calling, facts, table
 from posthouse.cli.connection import path_of
-from posthouse.cli.later import not_yet
+from posthouse.cli.editing import add_verbs
 from posthouse.cli.registering import check, guide
 
 COLUMNS = {
@@ -16,7 +16,7 @@ COLUMNS = {
 }
 HELP = {
     "app": "App registrations: our client at a provider.",
-    "provider": "Providers, built in or from apply files.",
+    "provider": "Providers: those that come with Posthouse, and your own.",
     "device": "Printers, programs and people with a password of their own.",
 }
 
@@ -38,8 +38,7 @@ def _group(kind: str) -> click.Group:
         """One of them."""
         call.show(call.api.get(path_of(f"{kind}s", name)), lambda one: facts(_flat(one)))
 
-    for verb in ("add", "edit", "remove"):
-        group.add_command(not_yet(verb, f"A {kind} comes from an apply file: posthouse apply FILE.toml"))
+    add_verbs(group, kind)
     return group
 
 

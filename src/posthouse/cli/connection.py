@@ -82,8 +82,8 @@ class Api:
     def post(self, path: str, body: Any = None, **query: Any) -> Any:
         return self._checked("POST", _with_query(path, query), body)
 
-    def patch(self, path: str, body: Any) -> Any:
-        return self._checked("PATCH", path, body)
+    def patch(self, path: str, body: Any, **query: Any) -> Any:
+        return self._checked("PATCH", _with_query(path, query), body)
 
     def delete(self, path: str, **query: Any) -> Any:
         return self._checked("DELETE", _with_query(path, query))

@@ -6,7 +6,7 @@ import click
 
 from posthouse.cli.calling import Call, calling, clean, facts, moment, table
 from posthouse.cli.connection import path_of
-from posthouse.cli.later import not_yet
+from posthouse.cli.editing import add_verbs
 from posthouse.cli.wording import endings_words, step_for, tokens_words, waiting_words
 
 
@@ -36,7 +36,7 @@ def _list(found: list[dict[str, Any]]) -> None:
             )
             for one in found
         ),
-        empty="There is no mailbox yet. Make one with: posthouse apply FILE.toml",
+        empty="There is no mailbox yet. Make one with: posthouse mailbox add ADDRESS, or posthouse apply FILE.toml",
     )
 
 
@@ -77,5 +77,4 @@ def _server(server: dict[str, Any]) -> str:
     return f"{line}, {said}" if said and server["state"] != "proved" else line
 
 
-for _name in ("add", "edit", "remove"):
-    mailbox.add_command(not_yet(_name, "Mailboxes come from apply files: posthouse apply FILE.toml"))
+add_verbs(mailbox, "mailbox")

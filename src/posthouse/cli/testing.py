@@ -25,6 +25,11 @@ def test(call: Call, address: str, only: str | None, round_trip: bool) -> int:
     if round_trip:
         click.echo("--round-trip is not yet available. posthouse send tries the way out.", err=True)
         return 69
+    return run(call, address, only)
+
+
+def run(call: Call, address: str, only: str | None = None) -> int:
+    """The steps one after the other, told as they end; the exit status."""
     reports = []
     known = call.api.get(path_of("mailboxes", address))
     for name in ("token", *((only,) if only else _used(known))):

@@ -12,7 +12,7 @@ from posthouse.providers.provider import PROTOCOLS, Limits, Provider, Scopes, bu
 from posthouse.providers.sizes import parse_size
 from posthouse.providers.urls import why_unusable
 
-_URLS = (
+URLS = (
     "issuer",
     "authorize_url",
     "token_url",
@@ -22,8 +22,9 @@ _URLS = (
     "userinfo_url",
     "jwks_url",
 )
+"""Where people are sent to sign in, and where secrets and tokens go."""
 _COUNTS = tuple(name for name in Limits.__struct_fields__ if name != "size")
-_KEYS = {"name", "title", "ca_file", "scopes", "limits", "own_redirect", *_URLS, *PROTOCOLS}
+_KEYS = {"name", "title", "ca_file", "scopes", "limits", "own_redirect", *URLS, *PROTOCOLS}
 IDENTITY_SCOPES = ("openid", "email", "profile")
 
 
@@ -103,7 +104,7 @@ class _Reading:
 
 def _changes(reading: _Reading) -> dict[str, Any]:
     table = reading.table
-    changes: dict[str, Any] = {key: reading.url(key) for key in _URLS if key in table}
+    changes: dict[str, Any] = {key: reading.url(key) for key in URLS if key in table}
     changes |= {key: reading.text(key) for key in ("title", "ca_file") if key in table}
     changes |= {key: reading.flag(key) for key in ("own_redirect",) if key in table}
     changes |= {key: reading.parsed(key, _server) for key in PROTOCOLS if key in table}

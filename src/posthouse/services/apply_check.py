@@ -66,7 +66,7 @@ class _Checking:
         values = {key: value for key, value in values.items() if (kind, key) not in self.leaving}
         for item in self.wanted.of(kind):
             key = key_of(kind, item.name)
-            values[key] = values.get(key, {}) | item.values
+            values[key] = item.over(values.get(key, {}))
         return values
 
     def _read_providers(self) -> None:
@@ -212,8 +212,10 @@ class _Checking:
     def _refuse_removal(self, kind: str, key: str, user_kind: str, user: str) -> None:
         if kind == "provider" and key in built_in():
             return
-        sentence = f"The {kind} {key} cannot be removed: the {user_kind} {user} still uses it."
-        self.problems.append(Problem("apply.in-use", sentence, "", self.wanted.where(0)))
+        named = getattr(self.stored.find(user_kind, user), "name", user)
+        sentence = f"The {kind} {key} cannot be removed: the {user_kind} {named} still uses it."
+        hint = f"Change or remove the {user_kind} first."
+        self.problems.append(Problem("apply.in-use", sentence, hint, self.wanted.where(0)))
 
 
 def _uses(values: dict[str, Any], protocol: str) -> bool:

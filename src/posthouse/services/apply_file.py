@@ -4,7 +4,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ class Item:
     """One thing a file wants. `lines` has a line for each key that was given, also for those that make no sense.
 
     `values` holds what was understood, in stored form; keys inside a table are written `limits.size`.
-    `secret` is what was read; where it could not be had, `missing` says why.
+    `secret` is what was read; where it could not be had, `missing` says why. No file has `removed`, keys that are to
+    be as if they had never been given, or `renew`: a device gets a new password, an app needs new consents.
     """
 
     kind: str
@@ -45,6 +46,12 @@ class Item:
     lines: dict[str, int]
     secret: Secret | None = None
     missing: str = ""
+    removed: tuple[str, ...] = ()
+    renew: bool = False
+
+    def over(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """What will be stored."""
+        return {key: value for key, value in (stored | self.values).items() if key not in self.removed}
 
     def line_of(self, key: str) -> int:
         return self.lines.get(key, self.line)
@@ -110,6 +117,31 @@ def decode(data: bytes) -> Wanted:
     return msgspec.json.decode(data, type=Wanted, dec_hook=lambda kind, value: kind(value))
 
 
+def read_item(kind: str, table: Mapping[str, Any], refused: Mapping[str, Problem], *, renew: bool = False) -> Wanted:
+    """What was given for one thing elsewhere than in a file, where null takes a key away.
+
+    The origin is empty. In the place of a line stands the number of the key in `table`, from 1. Keys that are
+    `refused` are not looked at, and their problems are among the others. Never raises.
+    """
+    places = {key: number for number, key in enumerate(table, 1)}
+    reading = _Reading("", {}, Path(), _read_nothing)
+    seen = {key: value for key, value in table.items() if key not in refused}
+    given = {key: value for key, value in seen.items() if value is not None}
+    removed = tuple(key for key, value in seen.items() if value is None)
+    for key, found in refused.items():
+        reading.complain(found.id, places[key], found.sentence, found.hint)
+    for key in removed:
+        if kind != "provider" and key not in (*VALUES[kind], *_secret_keys(kind)):
+            reading.refuse_unknown(kind, key, Place(0, places))
+    item = reading.item(kind, given, Place(0, {key: places[key] for key in given}))
+    items = () if item is None else (replace(item, removed=removed, renew=renew),)
+    return Wanted("", "", items, tuple(reading.problems))
+
+
+def _read_nothing(path: Path) -> bytes:
+    raise OSError
+
+
 @dataclass(slots=True)
 class _Reading:
     source: str
@@ -132,7 +164,7 @@ class _Reading:
             return []
         lines = find_lines(text)
         found = [
-            self._item(kind, table, lines.item(kind, number))
+            self.item(kind, table, lines.item(kind, number))
             for kind in KINDS
             for number, table in enumerate(self._tables(kind, document.get(kind, []), lines.top))
         ]
@@ -167,7 +199,7 @@ class _Reading:
                 sentence = f"There are two {item.kind} items named {item.name}."
                 self.complain("double", item.line, sentence, f"The first stands in line {first.line}.")
 
-    def _item(self, kind: str, table: dict[str, Any], place: Place) -> Item | None:
+    def item(self, kind: str, table: dict[str, Any], place: Place) -> Item | None:
         lines = {key: place.of(key) for key in table}
         values = self._provider(table) if kind == "provider" else self._values(kind, table, place)
         if kind == "app":
@@ -204,10 +236,10 @@ class _Reading:
                 except Wrong as wrong:
                     self.complain("wrong", place.of(key), wrong.sentence, wrong.hint)
             elif key not in others:
-                self._refuse_unknown(kind, key, place)
+                self.refuse_unknown(kind, key, place)
         return values
 
-    def _refuse_unknown(self, kind: str, key: str, place: Place) -> None:
+    def refuse_unknown(self, kind: str, key: str, place: Place) -> None:
         known = sorted({*VALUES[kind], NAMES[kind][0], *_secret_keys(kind)})
         near = get_close_matches(key, known, 1)
         hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."

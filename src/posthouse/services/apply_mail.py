@@ -42,22 +42,20 @@ def refuse(closings: Sequence[Closing], rule: MailRule, sending: dict[str, str])
     if rule.move_to or rule.discard == total or not total:
         return []
     hint = f"Add --move-to ADDRESS to let another mailbox send them, or --discard {total} to lose them."
-    return [
-        Problem("apply.mail-waits", f"{_count(one)} for {one.address}, which could not send any more.", hint)
-        for one in closings
-        if one.waiting
-    ]
+    return [Problem("apply.mail-waits", _waiting(one), hint) for one in closings if one.waiting]
 
 
-def _count(one: Closing) -> str:
-    return f"{len(one.waiting)} messages wait" if len(one.waiting) > 1 else "1 message waits"
+def _waiting(one: Closing) -> str:
+    if len(one.waiting) == 1:
+        return f"1 message waits for {one.address}, which could not send any more."
+    return f"{len(one.waiting)} messages wait for {one.address}, which could not send any more."
 
 
 async def clear(tx: Transaction, one: Closing, rule: MailRule, sending: dict[str, str], now: float) -> list[str]:
     """Do as the rule says; ids of the messages that were discarded. Raises ProblemError."""
     if one.busy:
         sentence = f"A message of {one.address} is being sent at this moment."
-        raise problem("apply.mail-busy", sentence, "Apply again in a moment.", status=75)
+        raise problem("apply.mail-busy", sentence, "Try again in a moment.", status=75)
     await messages.release(tx, one.mailbox_id, now)
     if rule.move_to:
         await applied.move_mail(tx, one.mailbox_id, sending[fold(rule.move_to)], now)
@@ -65,6 +63,6 @@ async def clear(tx: Transaction, one: Closing, rule: MailRule, sending: dict[str
     gone = [queue_id for queue_id in one.waiting if await messages.remove(tx, queue_id, now)]
     if len(gone) != len(one.waiting):
         raise ProblemError(
-            Problem("apply.mail-busy", f"The queue of {one.address} is moving.", "Apply again."), status=75
+            Problem("apply.mail-busy", f"The queue of {one.address} is moving.", "Try again."), status=75
         )
     return gone

@@ -37,10 +37,10 @@ def _prepare(item: Item, stored: Stored, key: bytes, earlier: Prepared | None) -
     seen = device.password_hash if isinstance(device, Device) else ""
     if item.secret is not None:
         return Prepared(seen, seen if seen and fits(seen, key, item.secret) else hash_chosen(item.secret))
-    if earlier is not None and earlier.generated is not None and seen in ("", earlier.password_hash):
+    if earlier is not None and earlier.generated is not None and seen in (earlier.seen, earlier.password_hash):
         return Prepared(seen, earlier.password_hash, earlier.generated)
-    lane = item.values.get("lane", stored.values("device", item.name).get("lane"))
-    if seen or item.missing or lane == "open":
+    lane = item.over(stored.values("device", item.name)).get("lane")
+    if not item.renew and (seen or item.missing or lane == "open"):
         return Prepared(seen, seen)
     generated = generate_password()
     return Prepared(seen, hash_generated(key, generated), generated)

@@ -6,7 +6,7 @@ from typing import Any
 from posthouse.model.device import Device
 from posthouse.model.mailbox import Mailbox
 from posthouse.services.apply_file import Item
-from posthouse.services.apply_values import DEVICE_SETTINGS, MAILBOX_SETTINGS
+from posthouse.services.apply_values import DEVICE_SETTINGS, MAILBOX_SETTINGS, SECRETS
 from posthouse.store.configuration import Configuration, StoredApp, StoredProvider
 
 Row = StoredProvider | StoredApp | Mailbox | Device
@@ -37,6 +37,9 @@ class Stored:
         return row if isinstance(row, Mailbox) else None
 
     def has_secret(self, item: Item) -> bool:
+        """Whether one is stored, and is to stay."""
+        if SECRETS.get(item.kind) in item.removed:
+            return False
         match self.find(item.kind, item.name):
             case StoredApp(sealed_secret=sealed):
                 return sealed is not None

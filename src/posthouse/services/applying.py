@@ -2,7 +2,7 @@
 
 import contextlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,10 @@ TOKEN_KEYS = ("token", "sending_token", "receiving_token", "notices_token")
 _PREFIXES = {"provider": "pr", "app": "ap", "mailbox": "mb", "device": "dv"}
 
 
+Look = Callable[[Wanted, Stored], Wanted]
+"""What is wanted, seen beside what is stored in the very transaction that writes it. Raises ProblemError."""
+
+
 class _DryRun(Exception):
     """Undoes everything at the end of a dry run."""
 
@@ -61,22 +65,25 @@ async def apply(
     prune: bool = False,
     move_to: str = "",
     discard: int = 0,
+    removing: tuple[tuple[str, str], ...] = (),
+    look: Look = lambda wanted, stored: wanted,
 ) -> Report:
     """Make everything as `wanted` says, or nothing.
 
     `prune` removes what an earlier apply of the same file made and the file no longer names. `move_to` (an address) or
     `discard` (the number of messages that may be lost) say what becomes of mail waiting for a mailbox that is removed
-    or no longer sends. Raises ProblemError with everything that is wrong, DatabaseUnavailable.
+    or no longer sends. `removing` names by kind and name what goes, whoever made it. Raises ProblemError with
+    everything that is wrong, DatabaseUnavailable.
     """
     prepared: dict[str, Prepared] = {}
     for _ in range(TRIES):
         stored = stored_of(await store.database.read(configuration.load))
         prepared = await prepare(wanted, stored, store.sealer, prepared)
-        attempt = _Attempt(store, wanted, now, prepared, prune, MailRule(move_to, discard), dry_run)
+        attempt = _Attempt(store, wanted, now, prepared, prune, MailRule(move_to, discard), dry_run, removing, look)
         with contextlib.suppress(_Moved, Duplicate, CommitUnknown):
             return await attempt.run()
     sentence = "The configuration is being changed by somebody else, or the database does not answer."
-    raise problem("apply.busy", sentence, "Apply again in a moment.", status=75)
+    raise problem("apply.busy", sentence, "Try again in a moment.", status=75)
 
 
 @dataclass(slots=True)
@@ -88,6 +95,8 @@ class _Attempt:
     prune: bool
     rule: MailRule
     dry_run: bool
+    removing: tuple[tuple[str, str], ...]
+    look: Look
 
     async def run(self) -> Report:
         writing: list[_Writing] = []
@@ -95,8 +104,9 @@ class _Attempt:
         async def work(tx: Transaction) -> None:
             await events.bump(tx, "apply")
             loaded = await configuration.load(tx)
-            record = await applied.recall(tx, self.wanted.origin)
-            writing[:] = [_Writing(tx, self, self.store.sealer, loaded, stored_of(loaded), record)]
+            record, stored = await applied.recall(tx, self.wanted.origin), stored_of(loaded)
+            wanted = self.look(self.wanted, stored)
+            writing[:] = [_Writing(tx, self, wanted, self.store.sealer, loaded, stored, record)]
             await writing[0].everything()
             if self.dry_run:
                 raise _DryRun
@@ -114,6 +124,7 @@ class _Writing:
 
     tx: Transaction
     attempt: _Attempt
+    wanted: Wanted
     sealer: Sealer
     loaded: Configuration
     stored: Stored
@@ -128,13 +139,10 @@ class _Writing:
     def __post_init__(self) -> None:
         self.report = Report(self.wanted.source, self.attempt.dry_run)
 
-    @property
-    def wanted(self) -> Wanted:
-        return self.attempt.wanted
-
     async def everything(self) -> None:
-        no_longer = list(apply_record.no_longer_wanted(self.wanted, self.record, self.stored))
-        sure = self.attempt.prune and not self.wanted.problems
+        no_longer = [(kind, key_of(kind, name), True) for kind, name in self.attempt.removing]
+        no_longer += apply_record.no_longer_wanted(self.wanted, self.record, self.stored)
+        sure = (self.attempt.prune or self.attempt.removing) and not self.wanted.problems
         leaving = [(kind, key) for kind, key, made in no_longer if made and sure]
         self._give_ids()
         closings = [await apply_mail.closing(self.tx, *mailbox) for mailbox in self._closing(leaving)]
@@ -193,14 +201,15 @@ class _Writing:
         self._note_drift(item, row, present, given)
         self._remember(item, row, given)
         changed = [key for key, value in given.items() if present.get(key) != value]
-        if row is not None and not changed and row.origin:
+        changed += [key for key in item.removed if present.get(key) and key not in changed]
+        if row is not None and not changed and (row.origin or not self.wanted.origin) and not item.renew:
             self.report.note("unchanged", item.kind, item.name)
             return
         columns = await self._columns(item, row, changed)
         await self._save(item.kind, self.ids[item.kind, item.name], **columns, **self._marks(item, row))
         self.report.note("changed" if row else "added", item.kind, item.name, *(changed if row else ()))
         if isinstance(row, StoredApp):
-            await self._app_changed(row, changed)
+            await self._app_changed(item, row, changed)
 
     def _marks(self, item: Item, row: Row | None) -> dict[str, Any]:
         """What a row has from the beginning, and whose it is."""
@@ -211,7 +220,7 @@ class _Writing:
         return {**named, **born, "origin": self.wanted.origin}
 
     async def _columns(self, item: Item, row: Row | None, changed: list[str]) -> dict[str, Any]:
-        values = self.stored.values(item.kind, item.name) | item.values
+        values = item.over(self.stored.values(item.kind, item.name))
         match item.kind:
             case "provider":
                 return {"document": encode(unflat(item.name, values))}
@@ -223,7 +232,8 @@ class _Writing:
         return {"document": encode(settings), "password_hash": self.attempt.prepared[item.name].password_hash}
 
     def _app(self, item: Item, values: dict[str, Any], changed: list[str]) -> dict[str, Any]:
-        outdated = {key for key in KNOWN if item.secret is not None and key not in item.values}
+        forgotten = "client_secret" in item.removed
+        outdated = {key for key in KNOWN if (item.secret is not None or forgotten) and key not in item.values}
         outdated |= {"provider", "client_id"}
         document = {key: value for key, value in values.items() if key not in outdated}
         columns = {"provider": values["provider"], "client_id": values["client_id"], "document": encode(document)}
@@ -232,13 +242,15 @@ class _Writing:
             self.report.notes += [f"{item.name}: {warning}" for warning in warnings]
         if item.secret is not None and "client_secret" in changed:
             columns["secret"] = self._seal(item.secret, f"app:{self.ids['app', item.name]}:secret")
-        return columns
+        return columns | ({"secret": None} if forgotten else {})
 
     async def _mailbox(self, item: Item, values: dict[str, Any], changed: list[str]) -> dict[str, Any]:
         row_id, row = self.ids["mailbox", item.name], self.stored.mailbox(item.name)
         columns: dict[str, Any] = {"is_default": int(values.get("default", False))}
         if item.secret is not None and "password" in changed:
             columns["password"] = self._seal(item.secret, f"mailbox:{row_id}:password")
+        elif "password" in item.removed:
+            columns["password"] = None
         settings = msgspec.convert({key: values[key] for key in MAILBOX_SETTINGS if key in values}, MailboxSettings)
         choice = await choose(
             self.tx,
@@ -250,7 +262,7 @@ class _Writing:
                 token_id=None,
             ),
             settings,
-            has_password=item.secret is not None or (row is not None and row.has_password),
+            has_password=item.secret is not None or self.stored.has_secret(item),
             now=self.attempt.now,
         )
         self._leave_tokens(row)
@@ -270,11 +282,13 @@ class _Writing:
     def _seal(self, secret: Secret, place: str) -> bytes:
         return self.sealer.seal(secret.reveal().encode(), place)
 
-    async def _app_changed(self, app: StoredApp, changed: list[str]) -> None:
-        if {"client_id", "provider"} & set(changed):
+    async def _app_changed(self, item: Item, app: StoredApp, changed: list[str]) -> None:
+        if item.renew and "client_secret" in changed:
+            self.report.notes.append(f"The client_secret of {app.name} was forgotten: give it again.")
+        if item.renew or {"client_id", "provider"} & set(changed):
             await self._client_changed(app)
         expires = app.document.get("secret_expires", "")
-        if expires and "client_secret" in changed and "secret_expires" not in changed:
+        if expires and item.secret is not None and "client_secret" in changed and "secret_expires" not in changed:
             self.report.notes.append(f"The client_secret of {app.name} is new: does it still end on {expires}?")
 
     async def _client_changed(self, app: StoredApp) -> None:
@@ -411,7 +425,7 @@ class _Writing:
             self.report.notes.append("Destinations are not yet available; the rest was applied.")
         if later := [f"{kind} {key}" for kind, keys in LATER.items() for key in keys if self._names(kind, key)]:
             self.report.notes.append(f"Kept, but without effect as yet: {', '.join(later)}.")
-        if self.remembered != self.record:
+        if self.wanted.origin and self.remembered != self.record:
             await applied.remember(self.tx, self.wanted.origin, self.remembered)
         if await configuration.generation(self.tx) != self.loaded.generation + self.saves:
             raise _Moved

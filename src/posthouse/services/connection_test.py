@@ -37,6 +37,20 @@ NOT_RENEWED = "There is a token. The provider gave nothing to renew it with, so 
 SIGNS_IN_OTHERWISE = "This mailbox signs in with a password."
 NOT_USED = "This mailbox does not use it."
 NOTHING_TO_TRY_WITH = "Without a token it cannot be tried."
+BLAMED = {
+    "name": "Look at the server: the name {host} is not known.",
+    "connect": "Look at the port number, then at the server: nothing answers at {host}, port {port}.",
+    "time": "Look at the port number and at SSL/TLS: {host}, port {port}, does not answer in time.",
+    "tls": "Look at SSL/TLS and at the port number: the encryption with {host}, port {port}, fails.",
+    "greeting": "Look at the port number and at SSL/TLS: {host}, port {port}, does not greet as this protocol does.",
+    "password": "Look at the user name and the password: {host} does not take {user} with this password.",
+    "token": "Look at the user name: {host} does not let {user} in with this token, or not by this protocol.",
+    "switch": "Server, port and user name are right: a switch at the provider is off for {user}.",
+}
+"""Which of server, port, user name or password it was, by where it failed."""
+SWITCHES = ("fix_policy", "fix_mailbox_setting", "fix_licence")
+"""Classes of the catalogue for what somebody has to turn on."""
+NOBODYS_FAULT = ("retry_later", "throttled")
 
 
 @dataclass(slots=True)
@@ -52,9 +66,10 @@ class ConnectionTest:
     def __post_init__(self) -> None:
         self.runs = Runs(self._of_id)
 
-    def begin(self, mailbox: Mailbox) -> Run:
-        """Test in the background."""
-        return self.runs.begin(mailbox.id, STEPS)
+    def begin(self, mailbox: Mailbox, only: Collection[StepName] = STEPS) -> Run:
+        """Test in the background, with the settings as they are."""
+        names = tuple(name for name in STEPS if name in only)
+        return self.runs.begin(mailbox.id, names, mailbox.version)
 
     async def _of_id(self, mailbox_id: str, names: tuple[str, ...]) -> AsyncIterator[Step]:
         mailbox = self.directory.now.mailboxes.get(mailbox_id)
@@ -152,7 +167,19 @@ class ConnectionTest:
         if proof.verdict == "proved":
             return Step(protocol, "passed", PROVES[protocol], proof.answer)
         temporary = proof.verdict == "unreachable"
-        return Step(protocol, "failed", "", proof.answer, proof.cause, proof.fix, temporary)
+        return Step(protocol, "failed", self._blame(mailbox, proof), proof.answer, proof.cause, proof.fix, temporary)
+
+    def _blame(self, mailbox: Mailbox, proof: Proof) -> str:
+        """Which of the settings it was; empty where it was none of them, or nobody can tell."""
+        seen = mailbox.for_setting(purpose_of(proof.protocol))
+        endpoint = self.directory.now.endpoint(seen, proof.protocol)
+        if endpoint is None or not proof.stage or proof.class_ in NOBODYS_FAULT:
+            return ""
+        blamed = proof.stage
+        if blamed == "login":
+            blamed = "switch" if proof.class_ in SWITCHES else "token" if seen.app_id else "password"
+        user = self.directory.now.user(seen, proof.protocol)
+        return BLAMED.get(blamed, "").format(host=endpoint.host, port=endpoint.port, user=user)
 
     async def _proof(self, protocol: Protocol, mailbox: Mailbox) -> Proof:
         seen = mailbox.for_setting(purpose_of(protocol))

@@ -17,13 +17,18 @@ Verdict = Literal["proved", "refused", "unreachable"]
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """`answer` is the server's, `cause` and `fix` the catalogue's words for it."""
+    """`answer` is the server's, `cause` and `fix` the catalogue's words for it, `class_` what it calls for.
+
+    `stage` is where it failed, as in UpstreamFailed; empty where it was not tried, or is proved.
+    """
 
     protocol: Protocol
     verdict: Verdict
     answer: str = ""
     cause: str = ""
     fix: str = ""
+    class_: str = ""
+    stage: str = ""
 
 
 async def prove(mailbox: Mailbox, protocol: Protocol, way: Way, *, hostname: str, family: Family) -> Proof:
@@ -77,7 +82,8 @@ def failure(protocol: Protocol, failed: UpstreamFailed, family: Family) -> Proof
     """What a login or command that failed says about the protocol."""
     entry = _explain(protocol, failed, family)
     verdict: Verdict = "refused" if _is_refusal(failed, entry) else "unreachable"
-    return Proof(protocol, verdict, failed.text, entry.meaning if entry else "", entry.fix if entry else "")
+    said = (entry.meaning, entry.fix, entry.class_) if entry else ("", "", "")
+    return Proof(protocol, verdict, failed.text, *said, stage=failed.stage)
 
 
 def _explain(protocol: Protocol, failed: UpstreamFailed, family: Family) -> Entry | None:

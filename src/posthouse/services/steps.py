@@ -38,11 +38,12 @@ class Step:
 
 @dataclass(slots=True)
 class Run:
-    """As far as it has come; `subject` is the id of what is looked at, `names` are the steps it will have."""
+    """As far as it has come; `subject` is the id of what is looked at, in this `version`; `names` are its steps."""
 
     id: str
     subject: str
     names: tuple[str, ...]
+    version: int = 0
     steps: list[Step] = field(default_factory=list)
     ended: bool = False
 
@@ -55,14 +56,14 @@ class Runs:
     _runs: dict[str, Run] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def begin(self, subject: str, names: tuple[str, ...]) -> Run:
+    def begin(self, subject: str, names: tuple[str, ...], version: int = 0) -> Run:
         """Look in the background; the same run that goes on already is joined."""
         for known in self._runs.values():
-            if (known.subject, known.names) == (subject, names) and not known.ended:
+            if (known.subject, known.names, known.version) == (subject, names, version) and not known.ended:
                 return known
         while len(self._runs) >= RUNS:
             self._runs.pop(next(iter(self._runs)))
-        run = Run(new_id("ct"), subject, names)
+        run = Run(new_id("ct"), subject, names, version)
         self._runs[run.id] = run
         task = asyncio.create_task(self._follow(run))
         self._tasks.add(task)

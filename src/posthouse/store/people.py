@@ -52,6 +52,8 @@ _session = (
     .join(session, session.c.administrator_id == administrator.c.id)
     .where(session.c.hash == bindparam("wanted"), session.c.expires_at > bindparam("now"))
 )
+_opened_at = select(session.c.created_at).where(session.c.hash == bindparam("wanted"))
+_renew_session = update(session).where(session.c.hash == bindparam("wanted")).values(created_at=bindparam("now"))
 _close_session = delete(session).where(session.c.hash == bindparam("wanted"))
 _close_sessions = delete(session).where(session.c.administrator_id == bindparam("row_id"))
 _forget_sessions = delete(session).where(session.c.expires_at <= bindparam("now"))
@@ -122,6 +124,17 @@ async def open_session(tx: Transaction, hash_: str, administrator_id: str, now: 
 async def of_session(tx: Transaction, hash_: str, now: float) -> Administrator | None:
     row = await tx.one(_session, wanted=hash_, now=now)
     return _administrator(row) if row else None
+
+
+async def opened_at(tx: Transaction, hash_: str) -> float:
+    """When the owner of the session last showed who they are; 0.0 where there is no such session."""
+    row = await tx.one(_opened_at, wanted=hash_)
+    return float(row["created_at"]) if row else 0.0
+
+
+async def renew_session(tx: Transaction, hash_: str, now: float) -> None:
+    """Its owner has just shown who they are once more. It ends no later for that."""
+    await tx.run(_renew_session, wanted=hash_, now=now)
 
 
 async def close_session(tx: Transaction, hash_: str) -> None:

@@ -10,6 +10,7 @@ from posthouse.services.credentials import Credentials
 from posthouse.services.device_login import DeviceLogins
 from posthouse.services.directory import Directory
 from posthouse.services.dispatcher import Dispatcher
+from posthouse.services.editing import Editing
 from posthouse.services.following import Following
 from posthouse.services.forewarning import Forewarning
 from posthouse.services.going_back import GoingBack
@@ -39,6 +40,7 @@ class Parts:
     submission: Submission
     logins: DeviceLogins
     following: Following
+    editing: Editing
     forewarning: Forewarning
     reporting: Reporting
     key_rotation: KeyRotation

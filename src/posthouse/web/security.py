@@ -21,8 +21,9 @@ from posthouse.store.sealing import Sealer
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 ROLES = ("administrator", "limited", "auditor")
-PERMISSIONS = ("tokens", "queue")
-"""What a limited administrator may be allowed: get and delete tokens; try again and remove queued mail."""
+PERMISSIONS = ("tokens", "queue", "settings")
+"""What a limited administrator may be allowed: get and delete tokens; try again and remove queued mail; make, change
+and remove mailboxes and what belongs to them."""
 PROBES = ("/healthz", "/readyz")
 """Asked by machines under whatever name they know; they tell nothing about anybody."""
 

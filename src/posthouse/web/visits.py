@@ -19,7 +19,7 @@ from posthouse.web.parts import Parts
 
 SESSION = "posthouse_session"
 MAX_FORM = 64 * 1024
-MAX_FIELDS = 30
+MAX_FIELDS = 60
 
 
 class NotSignedIn(Exception):
@@ -142,3 +142,4 @@ TokenWriter = Annotated[Visit, Depends(Require("tokens"))]
 Administering = Annotated[Visit, Depends(Require("administer"))]
 """Only who may do everything."""
 QueueWriter = Annotated[Visit, Depends(Require("queue"))]
+SettingsWriter = Annotated[Visit, Depends(Require("settings"))]

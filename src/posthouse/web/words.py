@@ -3,6 +3,8 @@
 import re
 from gettext import NullTranslations
 
+from posthouse.web import problem_words
+
 
 def N_(sentence: str) -> str:  # noqa: N802 - gettext's own name for "to be translated later"
     return sentence
@@ -288,7 +290,7 @@ def _pattern(sentence: str) -> "re.Pattern[str]":
     return re.compile("".join(re.escape(p) if i % 2 == 0 else f"(?P<{p}>.+)" for i, p in enumerate(parts)))
 
 
-_PATTERNS = {_pattern(sentence): sentence for sentence in SENTENCES}
+_PATTERNS = {_pattern(sentence): sentence for sentence in (*SENTENCES, *problem_words.SENTENCES)}
 
 
 def explained(text: str, said: NullTranslations) -> str:
@@ -298,7 +300,7 @@ def explained(text: str, said: NullTranslations) -> str:
         return f"{explained(sentence, said)} {said.gettext(hint)}"
     for pattern, known in _PATTERNS.items():
         if found := pattern.fullmatch(text):
-            return said.gettext(known).format(**found.groupdict())
+            return said.gettext(known).format(**_with_kind(found.groupdict(), said))
     return text
 
 
@@ -308,6 +310,20 @@ def _apart(text: str) -> tuple[str, str]:
         if text[space.end() :] in SENTENCES:
             return text[: space.start()], text[space.end() :]
     return text, ""
+
+
+def _with_kind(holes: dict[str, str], said: NullTranslations) -> dict[str, str]:
+    """What apply files call a thing, in the reader's language; English keeps the word as it is."""
+    named = {hole: KINDS[word] for hole, word in holes.items() if hole in ("kind", "user_kind") and word in KINDS}
+    return holes | {hole: said.gettext(name) for hole, name in named.items() if said.gettext(name) != name}
+
+
+KINDS = {
+    "mailbox": N_("Mailbox"),
+    "device": N_("Device"),
+    "provider": N_("Provider"),
+    "app": N_("App registration"),
+}
 
 
 def is_known(text: str) -> bool:

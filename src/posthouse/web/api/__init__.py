@@ -11,6 +11,7 @@ from posthouse import __version__
 from posthouse.web.api import (
     commands,
     configured,
+    editing,
     health,
     later,
     logs,
@@ -40,7 +41,8 @@ def api(parts: Parts) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.parts = parts
-    for door in (status, mailboxes, messages, logs, configured, registering, testing, later, commands, sealing):
+    doors = (status, mailboxes, messages, logs, configured, editing, registering, testing, later, commands, sealing)
+    for door in doors:
         app.include_router(door.routes)
     install(app)
     return app

@@ -9,6 +9,7 @@ from fastapi import Depends, HTTPException, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from posthouse.model.mailbox import Mailbox
+from posthouse.services.editing import COMMAND_LINE, NETWORK, Rights
 from posthouse.store import people
 from posthouse.store.people import ApiKey
 from posthouse.store.sealing import fingerprint
@@ -28,6 +29,7 @@ class Caller:
     name: str
     permissions: frozenset[str] = frozenset(PERMISSIONS)
     mailboxes: frozenset[str] = frozenset()
+    rights: Rights = NETWORK
 
     def may(self, permission: str) -> bool:
         """Whoever may manage may read as well."""
@@ -57,7 +59,7 @@ async def _caller(request: Request, given: Annotated[HTTPAuthorizationCredential
     parts: Parts = request.app.state.parts
     await parts.directory.refresh()
     if is_trusted(request.scope):
-        return Caller(parts, "control")
+        return Caller(parts, "control", rights=COMMAND_LINE)
     if is_submitter(request.scope):
         return Caller(parts, "send", frozenset({"send"}))
     found = await find_key(parts, given.credentials) if given else None

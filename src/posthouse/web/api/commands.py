@@ -96,10 +96,7 @@ async def apply_file(
     report = await apply(
         parts.store, wanted, parts.clock(), dry_run=dry_run, prune=prune, move_to=move_to, discard=discard
     )
-    if report.unused_tokens:
-        await parts.authorise.giving_back.remove_unused()
-    await parts.directory.refresh()
-    parts.following.ring()
+    await parts.editing.settle(report)
     return {
         "source": report.source,
         "dry_run": report.dry_run,
@@ -150,14 +147,14 @@ class NewPerson(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: PersonName
     role: Role = "administrator"
-    permissions: list[Literal["tokens", "queue"]] = Field(default_factory=list)
+    permissions: list[Literal["tokens", "queue", "settings"]] = Field(default_factory=list)
     password: str = Field("", max_length=1000, repr=False)
 
 
 class ChangedPerson(BaseModel):
     model_config = ConfigDict(extra="forbid")
     role: Role | None = None
-    permissions: list[Literal["tokens", "queue"]] = Field(default_factory=list)
+    permissions: list[Literal["tokens", "queue", "settings"]] = Field(default_factory=list)
     password: str | None = Field(None, max_length=1000, repr=False)
 
 

@@ -1,11 +1,11 @@
-"""What is configured: devices, app registrations, providers, administrators. Without secrets, and not yet to write."""
+"""What is configured: devices, app registrations, providers, administrators, without secrets. `editing` writes it."""
 
 from fastapi import APIRouter
 
 from posthouse.model.mailbox import Protocol
 from posthouse.providers.provider import Provider
 from posthouse.store import people
-from posthouse.store.configuration import StoredApp
+from posthouse.store.configuration import StoredApp, StoredProvider
 from posthouse.web.api import shapes
 from posthouse.web.api.callers import Caller, Reader
 from posthouse.web.api.problems import not_found
@@ -60,7 +60,7 @@ async def providers(caller: Reader) -> shapes.Page[shapes.Provider]:
     """Those that are built in, and those from apply files."""
     snapshot = caller.parts.directory.now
     own = snapshot.configuration.providers
-    return shapes.Page(items=[_provider(found, name not in own) for name, found in snapshot.providers.items()])
+    return shapes.Page(items=[_provider(found, own.get(name)) for name, found in snapshot.providers.items()])
 
 
 @routes.get("/providers/{id}")
@@ -69,14 +69,16 @@ async def provider(caller: Reader, name: Name) -> shapes.Provider:
     found = snapshot.providers.get(name)
     if found is None:
         raise not_found("provider", name)
-    return _provider(found, name not in snapshot.configuration.providers)
+    return _provider(found, snapshot.configuration.providers.get(name))
 
 
-def _provider(found: Provider, built_in: bool) -> shapes.Provider:
+def _provider(found: Provider, own: StoredProvider | None) -> shapes.Provider:
     return shapes.Provider(
         name=found.name,
         title=found.title or found.name,
-        built_in=built_in,
+        built_in=own is None,
+        origin=own.origin if own else "",
+        version=own.version if own else 0,
         issuer=found.issuer,
         smtp=_server(found, "smtp"),
         imap=_server(found, "imap"),

@@ -9,13 +9,10 @@ from posthouse.web.api.problems import document
 
 routes = APIRouter(tags=["not yet available"])
 
-KINDS = ("devices", "destinations", "apps", "providers", "webhooks", "administrators")
+KINDS = ("destinations", "webhooks", "administrators")
 READ = ("/destinations", "/webhooks")
 RECEIVE = ("/received", "/received/{id}", "/received/{id}/raw")
 MANAGE = (
-    ("POST", "/mailboxes"),
-    ("PATCH", "/mailboxes/{id}"),
-    ("DELETE", "/mailboxes/{id}"),
     ("POST", "/doctor"),
     *(("POST", f"/{kind}") for kind in KINDS),
     *((method, f"/{kind}/{{id}}") for kind in KINDS for method in ("PATCH", "DELETE")),

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from posthouse.problems import Problem, ProblemError
+from posthouse.services.edit_binding import NOT_ALLOWED
 from posthouse.services.token_keeper import NoToken
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable
 from posthouse.store.sealing import Unsealable
@@ -26,6 +27,8 @@ JSON_LIMIT = 2 * 1024 * 1024
 """Octets of a request body where the path allows no more."""
 STATUSES = {1: 409, 64: 400, 65: 422, 69: 501, 70: 500, 75: 503}
 """HTTP status for the exit status that a problem gives a command."""
+BY_ID = {NOT_ALLOWED: 403, "apply.in-use": 409}
+"""Where the problem itself says more than the exit status."""
 RETRY_AFTER = "5"
 
 log = structlog.get_logger("api")
@@ -49,7 +52,7 @@ def document(status: int, problems: Sequence[Problem], **more: Any) -> JSONRespo
 
 
 def _sentence(problem: Problem) -> str:
-    return f"{problem.where}: {problem.sentence}" if problem.where else problem.sentence
+    return f"{problem.place}{problem.sentence}"
 
 
 class Conflict(ProblemError):
@@ -79,7 +82,8 @@ def install(app: FastAPI) -> None:
 def _refused(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ProblemError)  # noqa: S101
     more = error.more if isinstance(error, Conflict) else {}
-    return document(STATUSES.get(error.status, 409), error.problems, **more)
+    status = BY_ID.get(error.problems[0].id) or STATUSES.get(error.status, 409)
+    return document(status, error.problems, **more)
 
 
 def _http(_: Request, error: Exception) -> JSONResponse:

@@ -22,8 +22,8 @@ from posthouse.store.journal import Line
 from posthouse.store.messages import Summary
 
 T = TypeVar("T")
-Name = Annotated[str, Path(alias="id", max_length=320, pattern=r"^[^\x00-\x20\x7f]+$")]
-"""An id, or an address where the path says so."""
+Name = Annotated[str, Path(alias="id", max_length=320, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""An id, or an address or name where the path says so."""
 Limit = Annotated[int, Query(ge=1, le=200, description="Items in one answer.")]
 Cursor = Annotated[str, Query(max_length=320, pattern=r"^[^\x00-\x1f\x7f]*$", description="`next` of the page before.")]
 
@@ -119,7 +119,7 @@ class Mailbox(BaseModel):
     queue: dict[str, int]
     next_step: str = Field(description="get_token, sign_in, reauthorise, or empty.")
     next_for: str = Field(description="The setting whose token it is about; empty for the one that settings share.")
-    version: int = Field(description="Grows with every change.")
+    version: int = Field(description="Grows with every change; for If-Match.")
     settings: dict[str, Any] = Field(description="As in an apply file; seconds as numbers.")
 
 
@@ -197,6 +197,7 @@ class DeviceShape(BaseModel):
     id: str
     name: str
     origin: str
+    version: int
     settings: dict[str, Any]
 
 
@@ -211,6 +212,7 @@ class App(BaseModel):
     redirect_url: str = Field(default="", description="What has to be registered at the provider, exactly so.")
     warnings: list[str] = Field(default_factory=list, description="What is against it, or will be in the way.")
     origin: str
+    version: int
     settings: dict[str, Any]
 
 
@@ -219,7 +221,9 @@ class Provider(BaseModel):
 
     name: str
     title: str
-    built_in: bool
+    built_in: bool = Field(description="Comes with Posthouse, as it is.")
+    origin: str
+    version: int = Field(description="0 for one that comes with Posthouse, as it is.")
     issuer: str
     smtp: str
     imap: str
@@ -412,7 +416,11 @@ def happening(event: Event) -> Happening:
 
 def device(found: Device) -> DeviceShape:
     return DeviceShape(
-        id=found.id, name=found.name, origin=found.origin, settings=msgspec.structs.asdict(found.settings)
+        id=found.id,
+        name=found.name,
+        origin=found.origin,
+        version=found.version,
+        settings=msgspec.structs.asdict(found.settings),
     )
 
 
@@ -424,6 +432,7 @@ def app(found: StoredApp) -> App:
         client_id=found.client_id,
         has_secret=found.sealed_secret is not None,
         origin=found.origin,
+        version=found.version,
         settings=found.document,
     )
 

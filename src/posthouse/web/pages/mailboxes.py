@@ -34,6 +34,10 @@ SAID = {
     ),
     "revoked": N_("The token was deleted, and the provider was told."),
     "back": N_("The earlier sign-in serves again."),
+    "saved": N_("Saved."),
+    "removed": N_("Removed."),
+    "token-next": N_("Saved. The next step is to get a token."),
+    "switching": N_("Saved. It goes on as before until its new token has proved itself: get that token."),
     "waits": N_("Everything goes on as it is until the new token has proved itself. Get it below."),
     "own": N_("It has a token of its own."),
     "shared": N_("It shares the token again."),
@@ -50,12 +54,20 @@ class Noted:
 
 
 @routes.get("/")
-async def listed(visit: Reader) -> Response:
+async def listed(visit: Reader, said: str = "") -> Response:
     seen = await look(visit)
     warnings = seen.warnings(visit.now)
     noted = [Noted(found, _page_of(seen, found)) for found in warnings[:MOST_NOTED]]
     unnoted = len(warnings) - len(noted)
-    return await page(visit, "mailboxes.html", seen=seen, views=seen.mailboxes, noted=noted, unnoted=unnoted)
+    return await page(
+        visit,
+        "mailboxes.html",
+        seen=seen,
+        views=seen.mailboxes,
+        noted=noted,
+        unnoted=unnoted,
+        said=visit.says(SAID[said]) if said in SAID else "",
+    )
 
 
 def _page_of(seen: Overview, found: Forecast) -> str:

@@ -22,12 +22,13 @@ async def begin(visit: TokenWriter, mailbox_id: str) -> Response:
 
 
 @routes.get("/mailboxes/{mailbox_id}/test/{run_id}")
-async def follow(visit: Reader, mailbox_id: str, run_id: str) -> Response:
+async def follow(visit: Reader, mailbox_id: str, run_id: str, said: str = "") -> Response:
     """A test that is not remembered here any more leads back to the mailbox, where its outcome is noted."""
     run = visit.parts.connection_test.runs.find(run_id)
     if run is None:
         return RedirectResponse(f"/mailboxes/{mailbox_id}", HTTPStatus.SEE_OTHER)
-    return await page(visit, "test.html", mailbox=_mailbox(visit, mailbox_id), **_shown(run))
+    mailbox, saved = _mailbox(visit, mailbox_id), said == "saved"
+    return await page(visit, "test.html", mailbox=mailbox, saved=saved, **_shown(run))
 
 
 @routes.get("/mailboxes/{mailbox_id}/test/{run_id}/progress")
