@@ -36,6 +36,7 @@ from posthouse.services.giving_back import GivingBack
 from posthouse.services.going_back import GoingBack
 from posthouse.services.key_rotation import KeyRotation
 from posthouse.services.master_key_change import MasterKeyChange
+from posthouse.services.rates import Rates
 from posthouse.services.reporting import Reporting
 from posthouse.services.retention import Retaining
 from posthouse.services.sharing import Sharing
@@ -237,6 +238,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
     dispatcher = Dispatcher(store, directory, credentials, clock, node_id, hostname)
     giving_back = GivingBack(store, sign_in, clock)
     logins = DeviceLogins(directory, store.sealer, clock)
+    rates = Rates(store, clock)
     following = Following(store, directory)
 
     async def forget_token(event: Event) -> None:
@@ -244,6 +246,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
             keeper.forget(event.subject)
 
     directory.on_change(keeper.registrations_changed)
+    directory.on_change(dispatcher.configuration_changed)
     following.listen(forget_token)
     following.listen(dispatcher.on_event)
     return Parts(
@@ -267,7 +270,8 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
         app_check=AppCheck(directory, sign_in, clock, settings.external_url),
         credentials=credentials,
         dispatcher=dispatcher,
-        submission=Submission(store, directory, logins, clock, hostname, dispatcher.accepted),
+        submission=Submission(store, directory, logins, rates, clock, hostname, dispatcher.accepted),
+        rates=rates,
         logins=logins,
         following=following,
         editing=Editing(store, directory, giving_back, following, clock),
@@ -328,6 +332,7 @@ def _hostname(settings: Settings) -> str:
 def _smtp_door(settings: Settings, place: ListenAt, hostname: str) -> Door:
     policy = ServerPolicy(
         hostname,
+        size_limit=settings.message_size,
         starttls=place.security == "starttls",
         tls=place.security == "tls",
         auth_needs_tls=not (place.loopback and place.security == "plain"),

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from posthouse.model.mailbox import is_address
+from posthouse.model.sizes import parse_size
 from posthouse.problems import Problem, ProblemError, problem
 
 Security = Literal["plain", "starttls", "tls"]
@@ -20,13 +21,16 @@ DAY = 86_400.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SECURITIES = ("tls", "starttls", "plain")
 _OVERRIDES = {
-    "": ("external_url", "data", "database", "administrator", "trusted_proxies", "log_level"),
+    "": ("external_url", "data", "database", "administrator", "trusted_proxies", "log_level", "message_size"),
     "listen": ("web", "smtp", "imap", "pop3", "submit"),
     "tls": ("certificate", "key"),
     "notices": ("mailbox", "webhook"),
     "retention": ("sent", "failed", "journal"),
 }
 """What POSTHOUSE_… variables may say: POSTHOUSE_DATA, POSTHOUSE_LISTEN_SMTP and so on."""
+MESSAGE_SIZE = 36_700_160
+"""Octets of a message where nothing else is said."""
+MESSAGE_SIZES = (64 * 1024, 1024**3)
 _LISTS = ("trusted_proxies", "web", "smtp", "imap", "pop3")
 
 
@@ -79,6 +83,7 @@ class Settings:
     retention: Retention = field(default_factory=Retention)
     log_level: str = "info"
     key_in_keyring: bool = False
+    message_size: int = MESSAGE_SIZE
     source: Path | None = None
 
     @property
@@ -142,6 +147,7 @@ def _read(reading: "_Reading", path: Path | None, environment: Mapping[str, str]
         retention=_retention(retention),
         log_level=_log_level(reading),
         key_in_keyring=_key_in_keyring(reading),
+        message_size=_message_size(reading),
         source=path,
     )
     _check_tls(reading, settings)
@@ -219,6 +225,18 @@ def _trusted_proxies(reading: "_Reading") -> tuple[str, ...]:
             hint = 'Write "10.0.0.5" or "10.0.0.0/24".'
             reading.complain("trusted_proxies", f"{proxy!r} is not an IP address or network.", hint)
     return proxies
+
+
+def _message_size(reading: "_Reading") -> int:
+    written = reading.text("message_size")
+    try:
+        size = parse_size(written) if written else MESSAGE_SIZE
+    except ProblemError as wrong:
+        reading.complain("message_size", wrong.problems[0].sentence, wrong.problems[0].hint)
+        return MESSAGE_SIZE
+    if not MESSAGE_SIZES[0] <= size <= MESSAGE_SIZES[1]:
+        reading.complain("message_size", "The largest message has to lie between 64 KB and 1 GB.", 'Write "100 MB".')
+    return size
 
 
 def _database(reading: "_Reading") -> str:

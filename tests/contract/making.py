@@ -1,7 +1,7 @@
 """What the tests of the store have in common: nodes, mailboxes and mail to put into it."""
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -69,10 +69,17 @@ async def add_mailboxes(store: Store, *ids: str) -> None:
     await store.database.write(work)
 
 
-async def take(store: Store, node: str = "node-1", *, own: bool = False, at_most: int = 1000) -> dict[str, int]:
+async def take(
+    store: Store,
+    node: str = "node-1",
+    *,
+    own: bool = False,
+    at_most: int = 1000,
+    leaders: Mapping[str, str] = leases.NOBODY,
+) -> dict[str, int]:
     async def work(tx: Transaction) -> dict[str, int]:
         await leases.beat(tx, node)
-        return await leases.take_free(tx, node, at_most, own=own)
+        return await leases.take_free(tx, node, at_most, own=own, leaders=leaders)
 
     return await store.database.write(work)
 
@@ -121,7 +128,15 @@ async def finish(
     ended = recipients or tuple(Recipient(r.address, "sent", "250 OK") for r in claimed.message.recipients)
     await store.database.write(
         lambda tx: messages.finish(
-            tx, claimed, now, state, ended, kind=kind, answer="the server's answer", next_at=NOW + 70
+            tx,
+            claimed,
+            now,
+            state,
+            ended,
+            kind=kind,
+            answer="the server's answer",
+            next_at=NOW + 70,
+            taken=int(kind == "sent"),
         )
     )
 

@@ -129,3 +129,47 @@ async def test_changing_a_mailbox_keeps_its_lease(store: Store) -> None:
 
     await store.database.write(work)
     assert await held(store, "node-1") == mine
+
+
+# Mailboxes that are counted as one account
+
+
+@pytest.mark.parametrize("count", [2, 4])
+async def test_mailboxes_of_one_account_are_taken_by_one_node(site: Site, count: int) -> None:
+    nodes = await site.nodes(count)
+    await add_mailboxes(nodes[0], *MAILBOXES[:60])
+    leaders = {mailbox: MAILBOXES[number % 10] for number, mailbox in enumerate(MAILBOXES[:60]) if number >= 10}
+    for _ in range(2):
+        await together(take(store, f"node-{n}", at_most=25, leaders=leaders) for n, store in enumerate(nodes))
+    holders = {mailbox: n for n in range(count) for mailbox in await held(nodes[0], f"node-{n}")}
+    assert all(holders[mailbox] == holders[leader] for mailbox, leader in leaders.items() if mailbox in holders)
+    assert len(holders) >= 50
+
+
+async def test_a_mailbox_follows_the_one_it_is_counted_with(site: Site) -> None:
+    first, second = await site.nodes(2)
+    await add_mailboxes(first, "mb_1", "mb_2")
+    both = {"mb_2": "mb_1"}
+    await take(first, "node-1", at_most=1)
+    assert await take(second, "node-2", leaders=both) == {}
+    assert set(await take(first, "node-1", leaders=both)) == {"mb_2"}
+    await first.database.write(lambda tx: leases.give_up(tx, "node-1", "mb_2"))
+    assert set(await held(first, "node-1")) == {"mb_1"}
+    await dies(first, "node-1")
+    assert set(await take(second, "node-2", leaders=both)) == {"mb_1", "mb_2"}
+
+
+async def test_what_a_dead_node_may_not_have_written_down_is_known(site: Site) -> None:
+    first, second = await site.nodes(2)
+
+    async def missing(store: Store, node_id: str) -> float | None:
+        return await store.database.read(lambda tx: leases.paced_until(tx, node_id))
+
+    await first.database.write(lambda tx: leases.beat(tx, "node-1", paced_at=1000.0))
+    await second.database.write(lambda tx: leases.beat(tx, "node-2", paced_at=2000.0))
+    assert (await missing(first, "node-1"), await missing(second, "node-2")) == (1000.0, 2000.0)
+    await dies(first, "node-1")
+    assert await missing(second, "node-2") == 1000.0
+    await first.database.write(lambda tx: leases.leave(tx, "node-1"))
+    await second.database.write(lambda tx: leases.leave(tx, "node-2"))
+    assert await missing(second, "node-2") is None

@@ -13,6 +13,7 @@ GOOD: Mapping[str, bytes] = {
     "MAIL": b"250 2.1.0 Fine\r\n",
     "RCPT": b"250 2.1.5 Fine\r\n",
     "DATA": b"354 Go ahead\r\n",
+    "BDAT": b"250 2.0.0 Taken\r\n",
     ".": b"250 2.0.0 Taken\r\n",
     "QUIT": b"221 2.0.0 Bye\r\n",
 }
@@ -30,6 +31,7 @@ class Liar:
     says: Script = field(default_factory=dict)
     taken: list[bytes] = field(default_factory=list)
     heard: list[bytes] = field(default_factory=list)
+    _chunks: bytearray = field(default_factory=bytearray)
 
     def answer(self, verb: str) -> bytes:
         return self.says.get(verb, GOOD.get(verb, b"500 What?\r\n"))
@@ -40,6 +42,8 @@ class Liar:
             self.heard.append(line)
             verb = line[:4].decode("latin-1").strip().upper()
             answer = self.answer(verb).replace(b"<line>", line.strip())
+            if verb == "BDAT":
+                await self._chunk(reader, line, answer)
             writer.write(answer)
             if verb == "DATA" and answer.startswith(b"354"):
                 body = await reader.readuntil(b"\r\n.\r\n")
@@ -47,6 +51,14 @@ class Liar:
                     self.taken.append(body)
                 writer.write(self.answer("."))
             await writer.drain()
+
+    async def _chunk(self, reader: asyncio.StreamReader, line: bytes, answer: bytes) -> None:
+        """Its octets are read; the message is kept where the last chunk is taken."""
+        self._chunks += await reader.readexactly(int(line.split()[1]))
+        if line.strip().upper().endswith(b"LAST"):
+            if answer.startswith(b"2"):
+                self.taken.append(bytes(self._chunks))
+            self._chunks.clear()
 
 
 @contextlib.asynccontextmanager
@@ -95,6 +107,26 @@ async def between(port: int, change: Callable[[bytes], bytes], step: int) -> Asy
         there, back = await asyncio.open_connection("127.0.0.1", port)
         try:
             await asyncio.gather(pass_on(reader, back, bytes), pass_on(there, writer, change))
+        finally:
+            back.transport.abort()
+
+    async with listening(handler) as own:
+        yield own
+
+
+@contextlib.asynccontextmanager
+async def dripping(port: int, seconds: float) -> AsyncIterator[int]:
+    """What the server says comes octet by octet, with a pause before each."""
+
+    async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while octet := await reader.read(1):
+            await asyncio.sleep(seconds)
+            writer.write(octet)
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            await slowly(there, writer)
         finally:
             back.transport.abort()
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from posthouse.model.token import Grant
-from posthouse.services import dispatcher, token_keeper
+from posthouse.services import sending, token_keeper
 from tests.faults.test_killed import serving_grant
 from tests.support.boxes import ALICE, BOB, PRINTER, box
 from tests.support.house import House, house, until
@@ -39,7 +39,7 @@ LIES: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_keeper, "POLL", 0.02)
-    monkeypatch.setattr(dispatcher, "IDLE", 0.0)
+    monkeypatch.setattr(sending, "IDLE", 0.0)
 
 
 async def until_grant(gateway: House, reached: Callable[[Grant], bool], what: str) -> Grant:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from posthouse.model import pacing
 from posthouse.model.message import Stage
 from posthouse.sandbox.certificates import server_context
-from posthouse.services import dispatcher, upstream
+from posthouse.services import sending, upstream
 from posthouse.store import messages
 from posthouse.store.database import DatabaseUnavailable
 from posthouse.store.sealing import Sealer, Unsealable
@@ -80,7 +81,7 @@ async def provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     context = server_context(tmp_path / "box")
     trusting = ssl.create_default_context(cafile=str(tmp_path / "box" / "ca.pem"))
     monkeypatch.setattr(upstream, "client_context", lambda _: trusting)
-    monkeypatch.setattr(dispatcher, "CONNECTIONS", 1)
+    monkeypatch.setattr(pacing, "CONNECTIONS", 1)
     async with listening(made.converse, context) as made.port:
         yield made
 
@@ -177,7 +178,7 @@ async def test_an_outcome_that_cannot_be_written_is_written_later_and_the_messag
         await real(*arguments, **named)
 
     monkeypatch.setattr(messages, "finish", finish)
-    monkeypatch.setattr(dispatcher, "WRITE_AGAIN_AT_FIRST", 0.01)
+    monkeypatch.setattr(sending, "WRITE_AGAIN_AT_FIRST", 0.01)
     provider.opened.set()
     async with open_house(tmp_path / "data", provider) as gateway:
         queue_id = await gateway.send(PRINTER, "bob@example.org", "Page 0")

@@ -146,7 +146,7 @@ async def test_an_unforeseen_fault_tells_nothing(capsys: pytest.CaptureFixture[s
 
     structlog.reset_defaults()
     app = FastAPI()
-    install(app)
+    install(app, 1_000_000)
 
     @app.get("/broken")
     async def broken() -> None:

@@ -38,7 +38,7 @@ sender = "as-given"
 senders = ["help@example.com"]
 """
 LETTER = {"to": ["bob@example.org"], "subject": "Hello", "text": "Hello\n"}
-TO_MANY = b"To: " + b",".join(b"r%d@example.org" % number for number in range(501)) + b"\n\n"
+TO_MANY = b"To: " + b",".join(b"r%d@a.b" % number for number in range(10_001)) + b"\n\n"
 TEXT = b"From: a@b.example\nTo: bob@example.org\nSubject: Hello\n\nHello\n"
 
 

@@ -169,7 +169,7 @@ def test_the_reference_tells_the_limits_of_the_code() -> None:
     policy = ServerPolicy("here")
     assert rows["message"].startswith(f"{policy.size_limit:,} octets")
     assert f"header {HEADER_LIMIT // 1024} KB" in rows["message"]
-    assert rows["recipients of a message"] == str(policy.max_recipients) == str(MOST_RECIPIENTS)
+    assert rows["recipients of a message"] == f"{policy.max_recipients} over SMTP, {MOST_RECIPIENTS:,} over the API"
     assert rows["wrong commands and logins on one connection"] == str(policy.max_errors)
     assert rows["commands without an accepted message"] == str(policy.max_commands)
     assert rows["silence of an SMTP client"].startswith(f"{IDLE / 60:.0f} minutes")

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from posthouse.model.endpoint import Endpoint, parse_endpoint
+from posthouse.model.sizes import parse_size
 from posthouse.oauth.endpoints import endpoints_of
 from posthouse.problems import ProblemError
 from posthouse.providers.applied import from_apply
 from posthouse.providers.provider import PROTOCOLS, Provider, built_in, keeps_token, scopes_for, user_name
-from posthouse.providers.sizes import parse_size
 from posthouse.providers.urls import why_unusable
 
 ALL = sorted(built_in().values(), key=lambda provider: provider.name)

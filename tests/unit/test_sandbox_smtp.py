@@ -261,7 +261,7 @@ async def test_more_messages_a_minute_than_allowed_are_throttled(directory: Path
             for _ in range(3):
                 it.send()
 
-        assert (await refusal(box, say)).startswith("421 4.3.2 ")
+        assert (await refusal(box, say)).startswith("421 4.4.2 ")
         assert box.post.received[BOB] == 2
         now[0] += 60
         await send(box)

@@ -654,3 +654,98 @@ def test_a_token_of_any_length_gets_through() -> None:
     for length in (1, 330, 345, 350, 3000):
         pipe = Pipe("XOAUTH2", secret=Secret("x" * length))
         assert isinstance(pipe.event(), AuthRefused)
+
+
+# By chunks (RFC 3030)
+
+CHUNKING = b"250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n"
+
+
+def in_chunks(*recipients: str) -> SmtpClient:
+    client = ready(CHUNKING)
+    client.send_envelope("a@b.c", recipients or ["d@e.f"])
+    return client
+
+
+def test_a_small_message_is_one_last_chunk_and_dots_stay_as_they_are() -> None:
+    client = in_chunks()
+    assert client.data_to_send() == b"MAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\n"
+    assert hear(client, b"250 OK\r\n250 OK\r\n") == [
+        EnvelopeAnswered(Reply(250, "", "OK"), (Reply(250, "", "OK"),), go_ahead=True)
+    ]
+    client.send_body(b".a\r\n..b")
+    assert client.data_to_send() == b""
+    client.end_body()
+    assert client.data_to_send() == b"BDAT 9 LAST\r\n.a\r\n..b\r\n"
+    assert client.stage is Stage.BODY_SENT
+    assert hear(client, b"250 2.0.0 Taken\r\n") == [MessageAnswered(Reply(250, "2.0.0", "Taken"))]
+    client.send_envelope("a@b.c", ["d@e.f"])
+    assert client.data_to_send().startswith(b"MAIL FROM:<a@b.c>\r\n")
+
+
+def test_a_large_message_goes_chunk_by_chunk_and_is_answered_at_its_end() -> None:
+    client = in_chunks()
+    hear(client, b"250 OK\r\n250 OK\r\n")
+    client.data_to_send()
+    for part in (b"one\r\n", b"two\r", b"\nthree\r\n"):
+        client.send_body(part)
+    assert client.data_to_send() == b"BDAT 5\r\none\r\nBDAT 4\r\ntwo\r"
+    assert hear(client, b"250 OK\r\n") == []
+    client.end_body()
+    assert client.data_to_send() == b"BDAT 8 LAST\r\n\nthree\r\n"
+    assert hear(client, b"250 OK\r\n") == []
+    assert hear(client, b"250 Taken\r\n") == [MessageAnswered(Reply(250, "", "Taken"))]
+
+
+def test_the_next_envelope_may_follow_the_last_chunk() -> None:
+    client = in_chunks()
+    hear(client, b"250 OK\r\n250 OK\r\n")
+    client.send_body(b"one\r\n")
+    client.end_body()
+    client.send_envelope("a@b.c", ["g@h.i"])
+    taken, answered = hear(client, b"250 Taken\r\n250 OK\r\n250 OK\r\n")
+    assert taken == MessageAnswered(Reply(250, "", "Taken"))
+    assert isinstance(answered, EnvelopeAnswered)
+    assert answered.go_ahead
+
+
+def test_a_chunk_that_is_refused_ends_message_and_connection() -> None:
+    for sent_all in (False, True):
+        client = in_chunks()
+        hear(client, b"250 OK\r\n250 OK\r\n")
+        for part in (b"one\r\n", b"two\r\n"):
+            client.send_body(part)
+        if sent_all:
+            client.end_body()
+        first, last = hear(client, b"552 5.3.4 Too large\r\n503 No mail\r\n")
+        assert first == MessageAnswered(Reply(552, "5.3.4", "Too large"))
+        assert isinstance(last, ServerClosing)
+        assert client.closed
+
+
+def test_without_recipients_there_is_no_chunk_and_the_sender_is_taken_back() -> None:
+    client = in_chunks("d@e.f", "g@h.i")
+    client.data_to_send()
+    [answered] = hear(client, b"250 OK\r\n550 5.1.1 No\r\n550 5.1.1 No\r\n")
+    assert answered == EnvelopeAnswered(Reply(250, "", "OK"), (NO, NO), go_ahead=False)
+    client.send_envelope("a@b.c", ["j@k.l"])
+    assert client.data_to_send().startswith(b"RSET\r\nMAIL FROM")
+
+
+def test_data_is_used_where_chunks_are_not_wanted_or_would_cost_round_trips() -> None:
+    unwanted = SmtpClient("me.example", tls=True, want_chunking=False)
+    assert hear(unwanted, b"220 mx\r\n" + CHUNKING) == [Ready()]
+    assert (unwanted.chunking, unwanted.by_chunks) == (True, False)
+    assert not ready(b"250-mx\r\n250 CHUNKING\r\n").by_chunks
+
+
+def test_a_server_that_goes_after_the_last_chunk_leaves_the_outcome_unknown() -> None:
+    client = in_chunks()
+    hear(client, b"250 OK\r\n250 OK\r\n")
+    client.send_body(b"one\r\n")
+    client.send_body(b"two\r\n")
+    client.end_body()
+    client.receive_data(b"250 OK\r\n")
+    assert client.next_event() is None
+    client.receive_data(b"")
+    assert client.next_event() == Disconnected(Stage.BODY_SENT)

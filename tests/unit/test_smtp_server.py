@@ -701,3 +701,48 @@ def test_random_conversations_never_raise_and_nothing_piles_up() -> None:
         c.say(b"")
         assert sum(isinstance(event, Ended) for event in c.events) == 1
         assert all(line[:3].isdigit() for line in c.sent.splitlines())
+
+
+# Chunks (RFC 3030)
+
+CHUNKS = ServerPolicy("gw", auth_required=False, chunking=True, size_limit=100)
+MAIL = b"EHLO me\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\n"
+
+
+def test_chunks_make_a_message_whatever_they_hold() -> None:
+    c = Conversation(CHUNKS)
+    assert b"250-CHUNKING" in c.say(MAIL)
+    assert c.say(b"BDAT 5\r\n.\r\n.\r").startswith(b"250 ")
+    assert c.say(b"BDAT 3 LAST\r\n\n\0\n").startswith(b"250 ")
+    assert c.body == b".\r\n.\r\n\0\n"
+
+
+def test_an_empty_last_chunk_ends_a_message() -> None:
+    c = Conversation(CHUNKS)
+    c.say(MAIL)
+    assert c.say(b"BDAT 2\r\nab").startswith(b"250 ")
+    assert c.say(b"BDAT 0 LAST\r\n").startswith(b"250 ")
+    assert c.body == b"ab"
+
+
+@pytest.mark.parametrize("said", [b"EHLO me\r\n", b"EHLO me\r\nMAIL FROM:<a@b.c>\r\n"])
+def test_a_chunk_out_of_turn_is_swallowed_and_refused(said: bytes) -> None:
+    c = Conversation(CHUNKS)
+    c.say(said)
+    assert c.say(b"BDAT 6 LAST\r\nQUIT\r\n").startswith((b"503 ", b"554 "))
+    assert c.say(MAIL + b"BDAT 2 LAST\r\nab").endswith(b"250 2.0.0 Queued\r\n")
+
+
+def test_chunks_that_are_too_large_together_are_refused() -> None:
+    c = Conversation(CHUNKS)
+    c.say(MAIL)
+    assert c.say(b"BDAT 60\r\n" + b"x" * 60).startswith(b"250 ")
+    assert c.say(b"BDAT 60 LAST\r\n" + b"x" * 60).startswith(b"552 ")
+    assert c.body != b"x" * 120
+
+
+def test_where_chunks_are_not_offered_bdat_is_not_known() -> None:
+    c = Conversation()
+    answer = c.say(MAIL)
+    assert b"CHUNKING" not in answer
+    assert c.say(b"BDAT 0 LAST\r\n").startswith(b"500 ")

@@ -18,6 +18,7 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     networks: tuple[str, ...] = ()
     senders: tuple[str, ...] = ()
     rate: str = ""
+    ordered: bool = False
     lane: Literal["", "open"] = ""
     deadline: float = DEADLINE
 

@@ -64,6 +64,7 @@ class MailboxSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     sender_name: str = ""
     sender_address: str = ""
     senders: tuple[str, ...] = ()
+    ordered: bool = False
     receive: Literal["", "imap", "pop3"] = ""
     folder: str = "INBOX"
     check_interval: float = 60.0

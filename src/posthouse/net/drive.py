@@ -1,6 +1,8 @@
 """The border between engines and connections: keep an engine fed until it has something to say."""
 
+import asyncio
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
@@ -18,13 +20,20 @@ class Engine(Protocol, Generic[Event_co]):
     def data_to_send(self) -> bytes: ...
 
 
-async def next_event(engine: Engine[Event_co], channel: Channel, timeout: float | None) -> Event_co:
+async def next_event(
+    engine: Engine[Event_co], channel: Channel, timeout: float | None, at_most: float = math.inf
+) -> Event_co:
     """The engine's next event. Sends what it has to say before waiting for the peer.
 
-    Waits at most `timeout` seconds for the peer to take them, and to send its next octets. Raises TimeoutError,
-    and ChannelClosed where the engine has nothing to say about the end of the connection.
+    Waits at most `timeout` seconds for the peer to take them, and to send its next octets, and `at_most` for all of
+    them. Raises TimeoutError, and ChannelClosed where the engine has nothing to say about the end of the connection.
     """
+    give_up = 0.0
     while (event := engine.next_event()) is None:
+        now = asyncio.get_running_loop().time()
+        give_up = give_up or now + at_most
+        if now > give_up:
+            raise TimeoutError
         channel.write(engine.data_to_send())
         if channel.clogged:
             with contextlib.suppress(ChannelClosed):

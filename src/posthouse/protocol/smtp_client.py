@@ -154,9 +154,10 @@ class _Envelope:
         """Whether sender and at least one recipient are accepted."""
         return self.mail.accepted and any(reply.accepted for reply in self.recipients)
 
-    def answered(self, data: Reply | None) -> EnvelopeAnswered:
+    def answered(self, data: Reply | None, *, by_chunks: bool = False) -> EnvelopeAnswered:
+        """`by_chunks`: there is no DATA that could be answered."""
         recipients = self.recipients if self.mail.accepted else [self.mail] * len(self.recipient_commands)
-        go_ahead = self.wanted and data is not None and data.accepted
+        go_ahead = self.wanted and (by_chunks or (data is not None and data.accepted))
         refused = data if self.wanted and not go_ahead else None
         return EnvelopeAnswered(self.mail, tuple(recipients), go_ahead, refused)
 
@@ -166,6 +167,7 @@ class SmtpClient:
 
     `hostname` is what EHLO says, `tls` that TLS is on already, `want_starttls` that nothing else happens before
     TLS is on; without the offer the conversation ends in `Refused`. `server` and `port` are told with OAUTHBEARER.
+    `want_chunking`: messages go by BDAT where that is offered (RFC 3030), otherwise by DATA.
     """
 
     def __init__(
@@ -176,12 +178,14 @@ class SmtpClient:
         want_starttls: bool = False,
         server: str = "",
         port: int = 0,
+        want_chunking: bool = True,
     ) -> None:
         self.hostname = hostname
         self.tls = tls
         self.extensions: dict[str, str] = {}
         self._want_starttls = want_starttls and not tls
         self._server, self._port = server, port
+        self._want_chunking = want_chunking
         self._buffer = Buffer()
         self._reader = ReplyReader(self._buffer)
         self._out: list[bytes] = []
@@ -197,6 +201,7 @@ class SmtpClient:
         self._envelope: _Envelope | None = None
         self._must_reset = False
         self._border = b"\r\n"
+        self._chunk = b""
 
     # What the server offers
 
@@ -217,6 +222,11 @@ class SmtpClient:
     @property
     def chunking(self) -> bool:
         return "CHUNKING" in self.extensions
+
+    @property
+    def by_chunks(self) -> bool:
+        """Messages go by BDAT; without PIPELINING each chunk would cost a round trip."""
+        return self._want_chunking and self.chunking and self.pipelining
 
     @property
     def smtputf8(self) -> bool:
@@ -317,9 +327,13 @@ class SmtpClient:
         text = self._border + chunk
         if has_bare_line_end(text.removesuffix(b"\r")):
             raise ValueError("a line of the message does not end in CRLF")
-        if b"\r\n." in text:
-            chunk = text.replace(b"\r\n.", b"\r\n..")[len(self._border) :]
-        self._out.append(chunk)
+        if self.by_chunks:
+            self._end_chunk()
+            self._chunk = chunk
+        else:
+            if b"\r\n." in text:
+                chunk = text.replace(b"\r\n.", b"\r\n..")[len(self._border) :]
+            self._out.append(chunk)
         self._border = b"\r\n" if text.endswith(b"\r\n") else b"\r" if text.endswith(b"\r") else b""
 
     def end_body(self) -> None:
@@ -329,7 +343,19 @@ class SmtpClient:
         """
         self._expect(Stage.BODY)
         self._stage = Stage.READY
-        self._await(b"\r\n"[len(self._border) :] + b".", SmtpClient._on_message)
+        missing = b"\r\n"[len(self._border) :]
+        if self.by_chunks:
+            last, self._chunk = self._chunk + missing, b""
+            self._await(b"BDAT %d LAST" % len(last), SmtpClient._on_message)
+            self._out.append(last)
+        else:
+            self._await(missing + b".", SmtpClient._on_message)
+
+    def _end_chunk(self) -> None:
+        """One chunk is kept back until it is known whether it is the last one."""
+        if self._chunk:
+            self._await(b"BDAT %d" % len(self._chunk), SmtpClient._on_chunk)
+            self._out.append(self._chunk)
 
     def reset(self) -> None:
         """RSET; then `Answered` comes."""
@@ -417,6 +443,8 @@ class SmtpClient:
     def _on_rcpt(self, reply: Reply) -> None:
         if self._envelope is not None:
             self._envelope.recipients.append(reply)
+            if self.by_chunks and len(self._envelope.recipients) == len(self._envelope.recipient_commands):
+                self._settle(self._envelope, None)
 
     def _on_data(self, reply: Reply) -> None:
         if self._envelope is None:
@@ -433,6 +461,12 @@ class SmtpClient:
         if self._envelope is not None:
             self._settle(self._envelope, None)
             self._must_reset = False
+
+    def _on_chunk(self, reply: Reply) -> None:
+        """What is refused of a message that is being sent, or was sent to its end, decides about all of it."""
+        if not reply.accepted:
+            self._awaited.appendleft(SmtpClient._on_message)
+            self._server_closes(reply)
 
     def _on_message(self, reply: Reply) -> None:
         self._events.append(MessageAnswered(reply))
@@ -469,7 +503,8 @@ class SmtpClient:
         self._await(envelope.mail_command, SmtpClient._on_mail)
         for command in envelope.recipient_commands:
             self._await(command, SmtpClient._on_rcpt)
-        self._await(b"DATA", SmtpClient._on_data)
+        if not self.by_chunks:
+            self._await(b"DATA", SmtpClient._on_data)
 
     def _after_reset(self, reply: Reply) -> None:
         if self._envelope is not None:
@@ -497,7 +532,7 @@ class SmtpClient:
             self._settle(envelope, None)
 
     def _settle(self, envelope: _Envelope, data: Reply | None) -> None:
-        answered = envelope.answered(data)
+        answered = envelope.answered(data, by_chunks=self.by_chunks)
         self._envelope = None
         self._must_reset = answered.mail.accepted and not answered.go_ahead
         self._stage = Stage.BODY if answered.go_ahead else Stage.READY

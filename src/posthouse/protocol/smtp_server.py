@@ -27,6 +27,8 @@ class ServerPolicy:
     greeting: str = "ESMTP Posthouse"
     size_limit: int = 36_700_160
     max_recipients: int = 500
+    chunking: bool = False
+    """BDAT is taken (RFC 3030), with any octets in it."""
     starttls: bool = False
     """STARTTLS is offered until TLS is on."""
     tls: bool = False
@@ -199,6 +201,7 @@ class SmtpServer:
         self._swallowed = 0
         self._errors = 0
         self._commands = 0
+        self._refusal: Reply | None = None
         self._forget_mail()
 
     # For the driver
@@ -213,7 +216,7 @@ class SmtpServer:
     def next_event(self) -> Event | None:
         """The next event, or None: more data is needed, or a decision is pending."""
         while self._event is None and self._decide is None:
-            if not self._buffer or not self._read(self):
+            if not (self._buffer or self._read is SmtpServer._finish_chunk) or not self._read(self):
                 if not self._gone:
                     return None
                 self._end(Ending.LOST)
@@ -322,6 +325,26 @@ class SmtpServer:
             return self._take_body(self._buffer.up_to(len(data) - data.endswith(b"\r")), whole_lines=False)
         return False
 
+    def _read_chunk(self) -> bool:
+        """What has come of a chunk, whatever it holds."""
+        data = self._buffer.up_to(min(self._chunk_left, len(self._buffer.peek())))
+        self._chunk_left -= len(data)
+        self._size += len(data)
+        if self._size > self.policy.size_limit:
+            self._refusal = self._refusal or replies.TOO_LARGE
+        if self._refusal is None:
+            self._event = BodyChunk(data)
+        if not self._chunk_left:
+            self._read = SmtpServer._finish_chunk
+        return True
+
+    def _finish_chunk(self) -> bool:
+        """Every chunk is answered; the last one by the verdict on the message."""
+        self._read = SmtpServer._read_command
+        if self._refusal is None and not self._last_chunk:
+            return self._say(replies.OK)
+        return self._end_body()
+
     def _read_handshake(self) -> bool:
         """TLS is being started, by the driver."""
         return False
@@ -415,6 +438,18 @@ class SmtpServer:
             return self._fail(RCPT_FIRST)
         return self._ask(DataBegun(), SmtpServer._after_data)
 
+    def _bdat(self, argument: str) -> bool:
+        if not self.policy.chunking:
+            return self._fail(UNKNOWN_COMMAND)
+        size, _, last = argument.partition(" ")
+        if not (size.isascii() and size.isdecimal() and len(size) <= 12) or last.upper() not in ("", "LAST"):
+            return self._end(Ending.REFUSED, WRONG_PARAMETER)
+        self._chunk_left, self._last_chunk = int(size), bool(last)
+        if not self._recipients:
+            self._refusal = RCPT_FIRST if self._mail_is_open else MAIL_FIRST
+        self._read = SmtpServer._read_chunk if self._chunk_left else SmtpServer._finish_chunk
+        return True
+
     def _rset(self, _: str) -> bool:
         self._forget_mail()
         self._event = Reset()
@@ -443,6 +478,7 @@ class SmtpServer:
         "MAIL": _mail,
         "RCPT": _rcpt,
         "DATA": _data,
+        "BDAT": _bdat,
         "RSET": _rset,
         "NOOP": _noop,
         "VRFY": _vrfy,
@@ -487,8 +523,10 @@ class SmtpServer:
         self._recipients = 0
         self._recipients_named = 0
         self._size = 0
+        self._chunk_left = 0
+        self._last_chunk = False
         self._line_start = True
-        self._refusal: Reply | None = None
+        self._refusal = None
 
     def _greet(self, name: str, *, extended: bool) -> None:
         self._forget_mail()
@@ -616,6 +654,8 @@ class SmtpServer:
 def _offer(policy: ServerPolicy, tls: bool) -> Reply:
     """The answer to EHLO."""
     lines = [policy.hostname, "PIPELINING", f"SIZE {policy.size_limit}"]
+    if policy.chunking:
+        lines.append("CHUNKING")
     if policy.starttls and not tls:
         lines.append("STARTTLS")
     if policy.auth_mechanisms and (tls or not policy.auth_needs_tls):

@@ -7,9 +7,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from posthouse.model.endpoint import Endpoint, parse_endpoint
+from posthouse.model.sizes import parse_size
 from posthouse.problems import Problem, ProblemError
 from posthouse.providers.provider import PROTOCOLS, Limits, Provider, Scopes, built_in, keeps_token
-from posthouse.providers.sizes import parse_size
 from posthouse.providers.urls import why_unusable
 
 URLS = (

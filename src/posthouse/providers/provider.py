@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from posthouse.model.endpoint import Endpoint, parse_endpoint
-from posthouse.providers.sizes import parse_size
+from posthouse.model.sizes import parse_size
 from posthouse.providers.urls import is_loopback
 
 Protocol = Literal["smtp", "imap", "pop3"]
@@ -35,10 +35,11 @@ class Scopes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one mailbox may do; None where nothing is known. `size` in octets, as sent over SMTP."""
+    """What one account may do; None where nothing is known. `size` in octets, as sent over SMTP."""
 
     connections: int | None = None
     imap_connections: int | None = None
+    messages_per_connection: int | None = None
     messages_per_minute: int | None = None
     messages_per_day: int | None = None
     recipients_per_day: int | None = None

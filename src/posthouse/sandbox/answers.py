@@ -26,7 +26,8 @@ SMTP_SEND_AS_DENIED = (
 SMTP_CONCURRENT = (
     "432 4.3.2 Concurrent connections limit exceeded. Visit https://aka.ms/concurrent_sending for more information."
 )
-SMTP_TOO_FAST = "421 4.3.2 The maximum number of messages per minute was exceeded. Please try again later."
+SMTP_TOO_FAST = "421 4.4.2 Message submission rate for this client has exceeded the configured limit"
+SMTP_TOO_MANY_RECIPIENTS = "452 4.5.3 Too many recipients"
 SMTP_SERVER_ERROR = "451 4.7.0 Temporary server error. Please try again later."
 SMTP_MAILBOX_LOGON = (
     "430 4.2.0 STOREDRV; mailbox logon failure; failed to process message due to a transient exception "
@@ -63,6 +64,7 @@ NAMED = {
     "smtp-may-not-send-as": SMTP_MAY_NOT_SEND_AS,
     "smtp-concurrent": SMTP_CONCURRENT,
     "smtp-too-fast": SMTP_TOO_FAST,
+    "smtp-too-many-recipients": SMTP_TOO_MANY_RECIPIENTS,
     "smtp-server-error": SMTP_SERVER_ERROR,
     "smtp-mailbox-logon": SMTP_MAILBOX_LOGON,
     "smtp-quota": SMTP_QUOTA,

@@ -213,4 +213,6 @@ def _limits(settings: SandboxSettings) -> Limits:
         settings.messages_per_minute,
         settings.message_size,
         settings.challenge,
+        settings.recipients_per_day,
+        settings.recipients_per_message,
     )

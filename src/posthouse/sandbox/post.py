@@ -32,6 +32,8 @@ class Limits:
     messages_per_minute: int = 0
     message_size: int = 36_700_160
     challenge: bool = True
+    recipients_per_day: int = 0
+    recipients_per_message: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,12 @@ class PostOffice:
     logins: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     connected: Counter[str] = field(default_factory=Counter)
+    complaints: Counter[str] = field(default_factory=Counter)
     open: dict[str, Counter[str]] = field(default_factory=lambda: {door: Counter() for door in DOORS})
     _mailboxes: dict[str, Drop] = field(default_factory=dict)
     _elsewhere: dict[str, Drop] = field(default_factory=dict)
     _recent: dict[str, deque[float]] = field(default_factory=dict)
+    _day: dict[str, deque[tuple[float, int]]] = field(default_factory=dict)
     _people: dict[str, Person] = field(init=False)
     _names: dict[str, Person] = field(init=False)
     _senders: dict[str, frozenset[str]] = field(init=False)
@@ -149,6 +153,18 @@ class PostOffice:
         recent.append(now)
         return False
 
+    def used_up(self, mailbox: str, recipients: int) -> bool:
+        """Counts recipients of a message about to be taken; True when the last 24 hours have had too many."""
+        if not self.limits.recipients_per_day:
+            return False
+        now, day = self.clock(), self._day.setdefault(mailbox, deque())
+        while day and day[0][0] <= now - 86_400:
+            day.popleft()
+        if sum(count for _, count in day) + recipients > self.limits.recipients_per_day:
+            return True
+        day.append((now, recipients))
+        return False
+
     def address_of(self, user: str) -> str:
         """The address behind a user name, "" for a stranger's."""
         person = self._names.get(user.lower())
@@ -201,11 +217,12 @@ class PostOffice:
             "logins": dict(self.logins),
             "refused_logins": dict(self.refused),
             "connections": dict(self.connected),
+            "complaints": dict(self.complaints),
             "open": {door: dict(+count) for door, count in self.open.items()},
         }
 
     def reset(self) -> None:
-        for counter in (self.received, self.sent, self.logins, self.refused, self.connected):
+        for counter in (self.received, self.sent, self.logins, self.refused, self.connected, self.complaints):
             counter.clear()
         for people in self.off.values():
             people.clear()
@@ -213,3 +230,4 @@ class PostOffice:
         for drop in self._mailboxes.values():
             drop.empty()
         self._recent.clear()
+        self._day.clear()

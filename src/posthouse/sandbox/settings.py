@@ -1,7 +1,9 @@
 """What a sandbox is made of: people who sign in, programs that may ask, ports, lifetimes and habits."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from posthouse.secret import Secret
 
@@ -73,7 +75,8 @@ class SandboxSettings:
     comes back revokes the whole grant; `old_tokens_serve`: ended ones go on working, as at Microsoft.
     `revoke_all`: a token given back ends every grant of its person to that client, as at Google.
     `consent_lifetime`: refresh tokens end so long after the consent, and answers say so; 0: they never end.
-    `connections` is for sending, `reading_connections` for IMAP, both for each mailbox.
+    `connections` is for sending, `reading_connections` for IMAP, both for each mailbox; days are the last 24 hours.
+    `chunking`: messages may come by BDAT (RFC 3030).
     `openid`: identity tokens are issued. `names_in_id_token`: they hold the person's names, otherwise only userinfo
     does (OpenID Connect Core section 5.4). `challenge`: a refused OAuth login gets the JSON challenge first,
     as at Google (RFC 7628 section 3.2.2), otherwise the refusal at once, as at Microsoft.
@@ -110,5 +113,22 @@ class SandboxSettings:
     connections: int = 0
     reading_connections: int = 0
     messages_per_minute: int = 0
+    recipients_per_day: int = 0
+    recipients_per_message: int = 0
+    chunking: bool = False
     kept_messages: int = 10_000
     kept_octets: int = 256 * 1024 * 1024
+
+
+EXCHANGE: Mapping[str, Any] = {
+    "connections": 3,
+    "messages_per_minute": 30,
+    "recipients_per_day": 10_000,
+    "recipients_per_message": 500,
+    "chunking": True,
+    "mechanisms": ("XOAUTH2",),
+    "challenge": False,
+    "old_tokens_serve": True,
+    "punish_reuse": False,
+}
+"""Changes that make a sandbox as strict as Exchange Online; it counts messages too fast where that one only delays."""

@@ -33,6 +33,7 @@ from posthouse.sandbox.post import Login, PostOffice
 
 IDLE = 300
 LONGEST_FROM = 4096
+MOST_RECIPIENTS = 10_000
 PASSWORDS = ("LOGIN", "PLAIN")
 PLACES: dict[type[Event], str] = {
     Greeted: "smtp.hello",
@@ -64,6 +65,7 @@ DISABLED = {
 TLS_NEEDED, NOT_AUTHENTICATED = reply(answers.SMTP_TLS_NEEDED), reply(answers.SMTP_NOT_AUTHENTICATED)
 CONCURRENT, TOO_FAST = reply(answers.SMTP_CONCURRENT), reply(answers.SMTP_TOO_FAST)
 MAY_NOT_SEND_AS = reply(answers.SMTP_MAY_NOT_SEND_AS)
+USED_UP, TOO_MANY_RECIPIENTS = reply(answers.SMTP_QUOTA), reply(answers.SMTP_TOO_MANY_RECIPIENTS)
 UNKNOWN_RECIPIENT = reply(answers.SMTP_UNKNOWN_RECIPIENT)
 
 
@@ -89,6 +91,8 @@ class SmtpDoor:
             "localhost",
             greeting="Posthouse sandbox",
             size_limit=self.post.limits.message_size,
+            max_recipients=MOST_RECIPIENTS,
+            chunking=self.post.settings.chunking,
             starttls=not self.tls_first,
             tls=self.tls_first,
             auth_mechanisms=(*PASSWORDS, *self.post.settings.mechanisms),
@@ -217,12 +221,18 @@ class _Conversation:
         if login is None:
             return NOT_AUTHENTICATED if self.engine.tls else TLS_NEEDED
         if post.too_many(login.mailbox):
-            return CONCURRENT
+            return self._complain(CONCURRENT)
         if sender and not post.may_send_as(login, sender):
             return MAY_NOT_SEND_AS
-        return TOO_FAST if post.too_fast(login.mailbox) else replies.SENDER_OK
+        return self._complain(TOO_FAST) if post.too_fast(login.mailbox) else replies.SENDER_OK
+
+    def _complain(self, answer: Reply) -> Reply:
+        self.door.post.complaints[str(answer)] += 1
+        return answer
 
     def _recipient(self, address: str) -> Reply:
+        if 0 < self.door.post.limits.recipients_per_message <= len(self.recipients):
+            return self._complain(TOO_MANY_RECIPIENTS)
         if not self.door.post.takes(address):
             return UNKNOWN_RECIPIENT
         self.recipients.append(address)
@@ -236,6 +246,8 @@ class _Conversation:
             if not post.may_send_as(login, sender):
                 denied = {"person": login.mailbox, "sender": sender}
                 return reply(answers.SMTP_SEND_AS_DENIED.format_map(denied))
+        if post.used_up(login.mailbox, len(self.recipients)):
+            return self._complain(USED_UP)
         for recipient in dict.fromkeys(self.recipients):
             post.put(recipient, self.sender, message)
         post.sent[login.mailbox] += 1

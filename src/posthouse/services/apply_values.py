@@ -204,6 +204,7 @@ MAILBOX_SETTINGS: Mapping[str, Read] = {
     "sender_name": text,
     "sender_address": address_or_nothing,
     "senders": addresses,
+    "ordered": flag,
     "receive": word("imap", "pop3", ""),
     "folder": needed_text,
     "check_interval": duration(5, 86_400),
@@ -221,6 +222,7 @@ DEVICE_SETTINGS: Mapping[str, Read] = {
     "networks": networks,
     "senders": senders,
     "rate": rate,
+    "ordered": flag,
     "lane": word("open", ""),
     "deadline": duration(60, 30 * 86_400),
 }

@@ -37,7 +37,7 @@ TRIES = 5
 """How often it is begun again when somebody else changes the same things at the same moment."""
 LATER = {
     "mailbox": ("check_interval", "after_fetch"),
-    "device": ("rate", "lane"),
+    "device": ("lane",),
 }
 """Settings that are stored for what is not built yet."""
 TOKEN_KEYS = ("token", "sending_token", "receiving_token", "notices_token")

@@ -6,12 +6,14 @@ A snapshot is never changed; when the configuration's generation has grown, a ne
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import structlog
 
 from posthouse.model.device import Device
 from posthouse.model.endpoint import Endpoint, parse_endpoint
 from posthouse.model.mailbox import Mailbox, Protocol, Purpose, User, Way, fold
+from posthouse.model.pacing import Allowance
 from posthouse.oauth.client import Client
 from posthouse.oauth.credential import split_bundle
 from posthouse.oauth.jwt_bearer import ServiceAccount, read_service_account
@@ -123,6 +125,49 @@ class Snapshot:
         """A mailbox as those of its settings see it that use this token, or will."""
         users = self.users_of_token(token_id)
         return next((user.mailbox for user in users if user.mailbox.id == mailbox_id), None)
+
+    @cached_property
+    def sending_accounts(self) -> dict[str, str]:
+        """By mailbox id who is counted when it sends: the name that logs in (reference, section 6)."""
+        views = (mailbox.for_setting("sending") for mailbox in self.mailboxes.values())
+        return {mailbox.id: self._sending_account(mailbox) for mailbox in views}
+
+    def _sending_account(self, mailbox: Mailbox) -> str:
+        app = self.app_of(mailbox)
+        place = app.provider if app else mailbox.settings.smtp
+        return f"{place} {fold(self.user(mailbox, 'smtp', app_only=mailbox.settings.method == 'app'))}"
+
+    @cached_property
+    def leaders(self) -> dict[str, str]:
+        """Mailboxes that are counted together with another one, and that one: they have to be at the same node."""
+        first: dict[str, str] = {}
+        for mailbox_id, account in sorted(self.sending_accounts.items()):
+            first.setdefault(account, mailbox_id)
+        return {each: first[account] for each, account in self.sending_accounts.items() if first[account] != each}
+
+    def order(self, mailbox: Mailbox) -> Literal["", "mailbox", "device"]:
+        """In which order its mail has to go: all of it, that of each device, or as it comes."""
+        if mailbox.settings.ordered:
+            return "mailbox"
+        return "device" if mailbox.address in self._ordered_by_device else ""
+
+    @cached_property
+    def _ordered_by_device(self) -> frozenset[str]:
+        devices = [device.settings for device in self.configuration.devices.values() if device.settings.ordered]
+        return frozenset(address for settings in devices for address in settings.mailboxes)
+
+    def allowance(self, mailbox: Mailbox) -> Allowance:
+        """What its account may send."""
+        provider = self.provider_of(mailbox.for_setting("sending"))
+        if provider is None:
+            return Allowance()
+        limits = {name: getattr(provider.limits, name) or 0 for name in Allowance.__dataclass_fields__}
+        return Allowance(**limits)
+
+    def size_limit(self, mailbox: Mailbox) -> int:
+        """Octets of a message that its provider takes; 0 where that is not known."""
+        provider = self.provider_of(mailbox.for_setting("sending"))
+        return (provider.limits.size if provider else None) or 0
 
     @cached_property
     def waiting(self) -> list[tuple[str, User]]:

@@ -1,93 +1,40 @@
 """Sends what is in the queue: mailbox by mailbox, within the provider's limits, without losing or inventing anything.
 
-A mailbox is ours while we hold its lease. Each of its workers keeps one connection and takes message after message;
-before the end of a message is sent, "handing over" is committed, so that a crash is told apart afterwards. With
-PIPELINING the next message's envelope follows the end of the one before at once, and the outcome of the one shares a
-commit with "handing over" of the other: one round trip and one commit a message.
+A mailbox is ours while we hold its lease. It has a lane with workers, each of which keeps one connection and takes
+message after message (`posthouse.services.sending`): the workers are the pool of warm connections.
 """
 
 import asyncio
 import contextlib
-import itertools
-import random
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
 
 import structlog
 
-from posthouse.model.delivery import Concern, Result, Said, judge, postponed
 from posthouse.model.mailbox import Mailbox
-from posthouse.model.message import MessageState, QueuedMessage
-from posthouse.model.pacing import Bucket
+from posthouse.model.pacing import Allowance, Pace, UsedUp
 from posthouse.model.token import TokenState
-from posthouse.protocol.smtp_client import EnvelopeAnswered
-from posthouse.protocol.smtp_reply import Reply
-from posthouse.providers.catalogue import explain_network, explain_smtp
-from posthouse.providers.provider import Family
+from posthouse.services import paces
 from posthouse.services.clock import Clock
-from posthouse.services.credentials import Credentials, Way
-from posthouse.services.directory import Directory
-from posthouse.services.proving import Proof, failure
-from posthouse.services.token_keeper import NoToken
-from posthouse.services.upstream import SmtpSession, UpstreamFailed, open_smtp
+from posthouse.services.credentials import Credentials
+from posthouse.services.directory import Directory, Snapshot
+from posthouse.services.lanes import Account, Lane
+from posthouse.services.sending import Worker
 from posthouse.store import leases, messages, tokens
+from posthouse.store import paces as store_paces
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.events import Event
-from posthouse.store.messages import Claim
 from posthouse.store.opening import Store
-from posthouse.store.sealing import Unsealable
 
 POLL = 1.0
-BATCH_AT_FIRST, BATCH = 2, 16
-"""Messages that a worker claims at once: more each time it was quick, so that a slow one keeps none from the others."""
-QUICK = 1.0
-CONNECTIONS = 5
-"""Connections to a provider whose limit is not known."""
-IDLE = 20.0
-"""Seconds a connection is kept open with nothing to send."""
-ENDED = (f"token.{TokenState.INVALID}", f"token.{TokenState.NOT_ACQUIRED}")
+ENDS_CONNECTIONS = tuple(
+    f"token.{state}" for state in (TokenState.INVALID, TokenState.NOT_ACQUIRED, TokenState.ACQUIRED)
+)
+"""Events of a token after which what was logged in with it before is not used any more."""
 TAKE_AT_ONCE = 1000
 DRAIN = 5.0
 """Seconds that workers get to finish their messages when the gateway is stopped."""
-HOLD_AT_FIRST, HOLD_AT_MOST = 5.0, 900.0
-WRITE_AGAIN_AT_FIRST, WRITE_AGAIN_AT_MOST = 0.2, 5.0
-"""Seconds before what the database did not take is written again."""
 
 log = structlog.get_logger("dispatcher")
-_claims = itertools.count(1)
-T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Lane:
-    """One mailbox that is ours to send for. `held_until`: the mailbox rests after a refusal that concerns it.
-
-    `fared`: what was last written down about logging in for it.
-    """
-
-    epoch: int
-    bucket: Bucket
-    workers: set["asyncio.Task[None]"] = field(default_factory=set)
-    idle: deque["asyncio.Future[None]"] = field(default_factory=deque)
-    news: int = 0
-    """Grows with every message, so that a worker who found nothing sees whether one came meanwhile."""
-    held_until: float = 0.0
-    holds: int = 0
-    fared: tuple[str, str] | None = None
-    ended_tokens: int = 0
-    """Grows when its token was deleted or refused: what was logged in with that is not used any more."""
-
-    def ring(self) -> bool:
-        """There is something to send; whether an idle worker has been told."""
-        self.news += 1
-        while self.idle:
-            worker = self.idle.popleft()
-            if not worker.done():
-                worker.set_result(None)
-                return True
-        return False
 
 
 @dataclass(slots=True)
@@ -99,9 +46,15 @@ class Dispatcher:
     node_id: str
     hostname: str
     stopping: bool = False
-    _lanes: dict[str, _Lane] = field(default_factory=dict)
+    _lanes: dict[str, Lane] = field(default_factory=dict)
+    _accounts: dict[str, Account] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _due: set[str] = field(default_factory=set)
+    _bound_to: int = -1
+    """Generation of the configuration by which lanes have their accounts."""
+    _paced_at: float = 0.0
+    """Up to then all paces are written down."""
 
     def accepted(self, mailbox_id: str) -> None:
         """A message for this mailbox is on disk."""
@@ -109,33 +62,45 @@ class Dispatcher:
         if lane is None:
             self._due.add(mailbox_id)
             self._wake.set()
-        elif not lane.ring():
+        elif not lane.ring() or lane.flows(self.clock()):
             self._start_worker(mailbox_id, lane)
 
     async def on_event(self, event: Event) -> None:
-        """A token that has been acquired lets parked mail go on; one that has ended is not gone on with."""
+        """A token that has changed ends the connections of the old one; one that is acquired lets parked mail go on."""
+        if event.kind not in ENDS_CONNECTIONS:
+            return
         senders = [user.mailbox.id for user in self.directory.now.uses_now(event.subject) if "sending" in user.purposes]
-        if event.kind == f"token.{TokenState.ACQUIRED}":
-            for mailbox_id in senders:
+        for mailbox_id in senders:
+            if mailbox_id in self._lanes:
+                self._lanes[mailbox_id].renew()
+            if event.kind == f"token.{TokenState.ACQUIRED}":
                 await self.release(mailbox_id)
-        elif event.kind in ENDED:
-            for mailbox_id in senders:
-                if mailbox_id in self._lanes:
-                    self._lanes[mailbox_id].ended_tokens += 1
+
+    def configuration_changed(self) -> None:
+        """Connections that were made for another account or server go at once."""
+        snapshot = self.directory.now
+        for mailbox_id, lane in self._lanes.items():
+            mailbox = self.sending_view(mailbox_id)
+            way = _way(snapshot, mailbox) if mailbox else None
+            if lane.way != way:
+                lane.way, lane.fared, lane.chunking, lane.most_recipients = way, None, True, 0
+                lane.renew()
+            lane.order = snapshot.order(mailbox) if mailbox else ""
+        self._wake.set()
 
     async def release(self, mailbox_id: str) -> None:
         lane = self._lanes.get(mailbox_id)
         if lane is not None:
-            lane.held_until, lane.holds, lane.fared = 0.0, 0, None
+            lane.held_until, lane.holds, lane.fared, lane.waits_for = 0.0, 0, None, ""
         now = self.clock()
         await self.store.database.write(lambda tx: messages.release(tx, mailbox_id, now), long=True)
         self.accepted(mailbox_id)
 
     async def run(self) -> None:
         """Until cancelled."""
+        await self._take(own=True)  # first, as a heartbeat says that nothing is missing of what paces are written down
         heart = asyncio.create_task(self._beat())
         try:
-            await self._take(own=True)
             while True:
                 await self._wait()
                 with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
@@ -143,6 +108,14 @@ class Dispatcher:
         finally:
             heart.cancel()
             await self._stop_workers()
+            with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
+                await self._save_paces()
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, unless the gateway is being stopped."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
 
     async def _wait(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -152,6 +125,8 @@ class Dispatcher:
 
     async def _look(self) -> None:
         """Start workers where mail is due: at once where we were told of it, every second for the rest."""
+        await self._bind()
+        await self._resume()
         told, self._due = self._due, set()
         if not told:
             now = self.clock()
@@ -160,63 +135,191 @@ class Dispatcher:
         if told - self._lanes.keys():
             await self._take(own=False)
         for mailbox_id in told & self._lanes.keys():
+            await self._postpone(mailbox_id, self._lanes[mailbox_id])
             self.accepted(mailbox_id)
 
-    def _start_worker(self, mailbox_id: str, lane: _Lane) -> None:
-        if len(lane.workers) < self._limit(mailbox_id) and lane.held_until <= self.clock():
-            task = asyncio.create_task(_Worker(self, mailbox_id, lane).run())
-            lane.workers.add(task)
-            task.add_done_callback(lane.workers.discard)
+    async def _postpone(self, mailbox_id: str, lane: Lane) -> None:
+        """What came after the day's allowance was used up waits as the others do."""
+        now, until, cause = self.clock(), lane.held_until, lane.waits_for
+        if cause and until > now:
+            await self.store.database.write(lambda tx: messages.postpone(tx, mailbox_id, now, until, cause), long=True)
 
     def sending_view(self, mailbox_id: str) -> Mailbox | None:
         """The mailbox as its sending settings see it."""
         mailbox = self.directory.now.mailboxes.get(mailbox_id)
         return mailbox.for_setting("sending") if mailbox is not None else None
 
-    def _limit(self, mailbox_id: str) -> int:
-        mailbox = self.sending_view(mailbox_id)
-        provider = self.directory.now.provider_of(mailbox) if mailbox else None
-        return (provider.limits.connections if provider else None) or CONNECTIONS
+    # Workers
+
+    def _start_worker(self, mailbox_id: str, lane: Lane) -> None:
+        account, now = lane.account, self.clock()
+        if account is None or self.stopping or lane.rests(now) or (lane.order and lane.workers):
+            return
+        open_ones = max(account.workers, len(lane.workers))
+        if open_ones >= account.pace.connections(now) or self._is_paced(account, now):
+            if not lane.workers:
+                account.wait(mailbox_id, lane)
+            return
+        account.waiting.pop(mailbox_id, None)
+        account.workers += 1
+        worker = Worker(self, mailbox_id, lane, account)
+        task = asyncio.create_task(worker.run())
+        lane.workers.add(task)
+        task.add_done_callback(lambda ended: self._ended(ended, lane, worker.account))
+
+    def _is_paced(self, account: Account, now: float) -> bool:
+        """A worker waits already until the next message may go."""
+        return account.paced and account.pace.begins_at(now) > now
+
+    def _ended(self, task: "asyncio.Task[None]", lane: Lane, account: Account) -> None:
+        """Whoever waits longest for a connection of the account comes next."""
+        lane.workers.discard(task)
+        account.workers -= 1
+        if account.waiting:
+            mailbox_id = next(iter(account.waiting))
+            following = account.waiting.pop(mailbox_id)
+            if self._lanes.get(mailbox_id) is following:
+                self._start_worker(mailbox_id, following)
+
+    # Leases and paces
 
     async def _beat(self) -> None:
         while True:
             with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
-                await self.store.database.write(self._say_alive)
+                await self._save_paces()
                 await self._take(own=False)
                 await self._drop_lost()
                 await self._release_ready()
             await asyncio.sleep(leases.HEARTBEAT)
 
-    async def _say_alive(self, tx: Transaction) -> None:
+    async def _save_paces(self) -> None:
+        """With the heartbeat. Raises DatabaseUnavailable, CommitUnknown."""
+        now = self.clock()
+        changed = [account for account in self._accounts.values() if account.pace.changed]
+        documents = {account.name: account.pace.document() for account in changed}
+        for account in changed:
+            account.pace.changed = False
+
+        async def work(tx: Transaction) -> None:
+            await store_paces.save(tx, documents, now)
+            await self._say_alive(tx, now)
+
+        try:
+            await self.store.database.write(work)
+        except (DatabaseUnavailable, CommitUnknown):
+            for account in changed:
+                account.pace.changed = True
+            raise
+        self._paced_at = now
+
+    async def _say_alive(self, tx: Transaction, paced_at: float) -> None:
         keys = self.store.keys
-        await leases.beat(tx, self.node_id, keys.generation, keys.master_id)
+        await leases.beat(tx, self.node_id, keys.generation, keys.master_id, paced_at)
 
     async def _take(self, *, own: bool) -> None:
-        now = self.clock()
+        now, snapshot = self.clock(), self.directory.now
+        paced_at = now if own else self._paced_at
 
-        async def work(tx: Transaction) -> dict[str, int]:
-            await self._say_alive(tx)
-            taken = await leases.take_free(tx, self.node_id, TAKE_AT_ONCE, own=own)
+        async def work(tx: Transaction) -> tuple[dict[str, int], dict[str, Pace]]:
+            since = await leases.paced_until(tx, self.node_id)
+            await self._say_alive(tx, paced_at)
+            taken = await leases.take_free(tx, self.node_id, TAKE_AT_ONCE, own=own, leaders=snapshot.leaders)
             for mailbox_id in taken:
                 await messages.recover(tx, mailbox_id, now)
-            return taken
+            return taken, await paces.read(tx, self._unknown(snapshot, taken), snapshot.sending_accounts, since, now)
 
-        for mailbox_id, epoch in (await self.store.database.write(work, long=True)).items():
-            self._lanes[mailbox_id] = _Lane(epoch, Bucket(self._pace(mailbox_id)))
+        taken, found = await self.store.database.write(work, long=True)
+        self._paced_at = paced_at
+        self._know(found)
+        for mailbox_id, epoch in taken.items():
+            mailbox = self.sending_view(mailbox_id)
+            self._lanes[mailbox_id] = lane = Lane(epoch, way=_way(snapshot, mailbox) if mailbox else None)
+            lane.order = snapshot.order(mailbox) if mailbox else ""
+            self._join(snapshot, mailbox_id, lane)
 
-    def _pace(self, mailbox_id: str) -> int:
-        mailbox = self.sending_view(mailbox_id)
-        provider = self.directory.now.provider_of(mailbox) if mailbox else None
-        return (provider.limits.messages_per_minute if provider else None) or 0
+    def _unknown(self, snapshot: Snapshot, mailbox_ids: "dict[str, int] | dict[str, Lane]") -> dict[str, Allowance]:
+        """Accounts of mailboxes that have not been read yet."""
+        mailboxes = [snapshot.mailboxes[one] for one in mailbox_ids if one in snapshot.mailboxes]
+        named = {snapshot.sending_accounts[mailbox.id]: mailbox for mailbox in mailboxes}
+        return {name: snapshot.allowance(mailbox) for name, mailbox in named.items() if name not in self._accounts}
+
+    def _know(self, found: dict[str, Pace]) -> None:
+        """What is in use already is newer than what was read."""
+        for name, pace in found.items():
+            self._accounts.setdefault(name, Account(name, pace))
+
+    def _join(self, snapshot: Snapshot, mailbox_id: str, lane: Lane) -> None:
+        """Let a lane use the account of its mailbox."""
+        account = self._accounts.get(snapshot.sending_accounts.get(mailbox_id, ""))
+        if lane.account is not None and lane.account is not account:
+            self._part(mailbox_id, lane)
+            lane.renew()
+        lane.account = account
+        if account is not None:
+            account.lanes[mailbox_id] = lane
+
+    def _part(self, mailbox_id: str, lane: Lane) -> None:
+        if lane.account is not None:
+            lane.account.lanes.pop(mailbox_id, None)
+            lane.account.waiting.pop(mailbox_id, None)
+
+    async def _bind(self) -> None:
+        """After a change of settings: accounts, and what they are allowed."""
+        snapshot = self.directory.now
+        if snapshot.configuration.generation == self._bound_to:
+            return
+        self.configuration_changed()
+        now, unknown = self.clock(), self._unknown(snapshot, self._lanes)
+        if unknown:
+            self._know(
+                await self.store.database.write(
+                    lambda tx: paces.read(tx, unknown, snapshot.sending_accounts, None, now)
+                )
+            )
+        for mailbox_id, lane in self._lanes.items():
+            self._join(snapshot, mailbox_id, lane)
+            if mailbox_id in snapshot.mailboxes and lane.account is not None:
+                lane.account.pace.allowance = snapshot.allowance(snapshot.mailboxes[mailbox_id])
+        self._bound_to = snapshot.configuration.generation
+
+    async def _resume(self) -> None:
+        """Where more is allowed now than when the day's allowance was used up."""
+        for mailbox_id, lane in list(self._lanes.items()):
+            if lane.waits_for and lane.account is not None:
+                await self._go_on(mailbox_id, lane, lane.account.pace)
+
+    async def _go_on(self, mailbox_id: str, lane: Lane, pace: Pace) -> None:
+        now, until = self.clock(), lane.held_until
+        with contextlib.suppress(UsedUp):
+            pace.check_day(now)
+            await self.store.database.write(lambda tx: messages.resume(tx, mailbox_id, now, until), long=True)
+            lane.held_until, lane.waits_for = 0.0, ""
 
     async def _drop_lost(self) -> None:
         """Mailboxes that another node took over while we seemed dead are not ours any more."""
         held = await self.store.database.read(lambda tx: leases.held(tx, self.node_id))
+        leaders = self.directory.now.leaders
         for mailbox_id, lane in list(self._lanes.items()):
             if held.get(mailbox_id) != lane.epoch:
-                del self._lanes[mailbox_id]
-                for worker in lane.workers:
-                    worker.cancel()
+                self._drop(mailbox_id, lane)
+            elif leaders.get(mailbox_id, mailbox_id) not in self._lanes:
+                await self._give_up(mailbox_id, lane)
+
+    def _drop(self, mailbox_id: str, lane: Lane) -> None:
+        del self._lanes[mailbox_id]
+        self._part(mailbox_id, lane)
+        if lane.account is not None and not lane.account.lanes:
+            self._accounts.pop(lane.account.name, None)
+        for worker in lane.workers:
+            worker.cancel()
+
+    async def _give_up(self, mailbox_id: str, lane: Lane) -> None:
+        """Another node sends for another mailbox of the same account: let it do both, once nothing is under way."""
+        lane.leaving = True
+        lane.wake()
+        if not lane.workers:
+            await self.store.database.write(lambda tx: leases.give_up(tx, self.node_id, mailbox_id))
+            self._drop(mailbox_id, lane)
 
     async def _release_ready(self) -> None:
         """Mail that was parked in the very moment its token was acquired."""
@@ -234,10 +337,10 @@ class Dispatcher:
     async def _stop_workers(self) -> None:
         """Let each finish its message and give the others back; what takes longer is cut off."""
         self.stopping = True
+        self._stop.set()
         tasks = [worker for lane in self._lanes.values() for worker in lane.workers]
         for lane in self._lanes.values():
-            while lane.ring():
-                pass
+            lane.wake()
         if tasks:
             await asyncio.wait(tasks, timeout=DRAIN)
         for task in tasks:
@@ -245,413 +348,9 @@ class Dispatcher:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class _NotOurs(Exception):
-    """The mailbox has gone to another node."""
-
-
-class _Worker:
-    """Sends for one mailbox over one connection until there is nothing more to send.
-
-    The first of its claims is the message being sent; `_begun` is the second one while its envelope is on the way.
-    """
-
-    def __init__(self, dispatcher: Dispatcher, mailbox_id: str, lane: _Lane) -> None:
-        self._dispatcher = dispatcher
-        self._mailbox_id = mailbox_id
-        self._lane = lane
-        self._session: SmtpSession | None = None
-        self._opened_as: tuple[object, ...] = ()
-        self._claims: deque[Claim] = deque()
-        self._begun: Claim | None = None
-        self._batch = BATCH_AT_FIRST
-        self._claimed_at = 0.0
-        self._found_nothing_at = -1
-
-    @property
-    def _mailbox(self) -> Mailbox | None:
-        return self._dispatcher.sending_view(self._mailbox_id)
-
-    async def run(self) -> None:
-        try:
-            while await self._something_to_send() and await self._send(self._claims[0]):
-                pass
-        except _NotOurs:
-            self._claims.clear()
-        except (DatabaseUnavailable, CommitUnknown) as cause:
-            log.error("dispatching interrupted", mailbox=self._mailbox_id, cause=str(cause))
-        except Exception as cause:
-            log.error("sending fell down", mailbox=self._mailbox_id, kind=type(cause).__name__)
-            self._hold(self._dispatcher.clock())
-        finally:
-            self._drop_session()
-        await self._give_back()
-
-    # What to send
-
-    async def _something_to_send(self) -> bool:
-        """Claims what is due, or waits for something to come; False when it is time to end."""
-        while not self._resting:
-            if self._claims:
-                return True
-            if self._found_nothing_at != self._lane.news:
-                self._take(await self._claim())
-            elif not await self._more_comes():
-                return False
-        return False
-
-    @property
-    def _resting(self) -> bool:
-        return self._dispatcher.stopping or self._lane.held_until > self._dispatcher.clock()
-
-    async def _claim(self) -> list[Claim]:
-        """Raises DatabaseUnavailable, with nothing claimed."""
-        claiming = self._claiming()
-        try:
-            return await self._dispatcher.store.database.write(claiming)
-        except CommitUnknown:
-            return await self._keep_writing(claiming)
-
-    def _claiming(self) -> Callable[[Transaction], Coroutine[Any, Any, list[Claim]]]:
-        """The work that claims the next messages; what it claimed is given to `_take`.
-
-        Done again, because its commit was not heard of, it undoes first what it may have claimed before.
-        """
-        dispatcher, lane, now = self._dispatcher, self._lane, self._dispatcher.clock()
-        self._batch = min(self._batch * 2, BATCH) if now - self._claimed_at < QUICK else BATCH_AT_FIRST
-        self._claimed_at = now
-        self._found_nothing_at = lane.news
-        owner, tries = f"{dispatcher.node_id} {next(_claims)}", itertools.count()
-
-        async def work(tx: Transaction) -> list[Claim]:
-            if next(tries):
-                await messages.unclaim(tx, self._mailbox_id, owner, lane.epoch, now)
-            return await messages.claim(tx, self._mailbox_id, owner, lane.epoch, now, self._batch)
-
-        return work
-
-    def _take(self, claims: list[Claim]) -> None:
-        self._claims += claims
-        if len(claims) == self._batch:
-            self._found_nothing_at = -1
-            self._dispatcher.accepted(self._mailbox_id)
-
-    async def _more_comes(self) -> bool:
-        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lane.idle.append(told)
-        try:
-            async with asyncio.timeout(IDLE):
-                await told
-        except TimeoutError:
-            return told.done() and not told.cancelled()
-        return True
-
-    async def _give_back(self) -> None:
-        claims, until = tuple(self._claims), max(self._lane.held_until, self._dispatcher.clock())
-
-        async def work(tx: Transaction) -> None:
-            for claim in claims:
-                await messages.give_back(tx, claim, until)
-
-        if claims:
-            await self._keep_writing(work)
-
-    # One message
-
-    async def _send(self, claim: Claim) -> bool:
-        """Hand one message over; False where the mailbox cannot send at the moment."""
-        try:
-            result = await self._attempt(claim)
-        except NoToken as problem:
-            return await self._without_token(claim, problem)
-        if result.hold and self._begun is not None:
-            self._drop_session()
-        await self._write(claim, result)
-        return not result.hold
-
-    async def _attempt(self, claim: Claim) -> Result:
-        """What became of it. A connection that was used before may have had its day: then another is tried at once.
-
-        Raises NoToken.
-        """
-        while True:
-            try:
-                session = await self._session_for(claim)
-            except UpstreamFailed as failed:
-                return self._network(claim.message, failed, spent=0, hold=True)
-            used = session.messages > 0
-            try:
-                return await self._hand_over(session, claim)
-            except UpstreamFailed as failed:
-                self._drop_session()
-                if not used or failed.unknown or self._is_about_mailbox(failed):
-                    return self._lost(claim.message, failed)
-
-    def _is_about_mailbox(self, failed: UpstreamFailed) -> bool:
-        concerns = (Concern.THROTTLE, Concern.MAILBOX)
-        return failed.reply is not None and self._said(failed.reply).concern in concerns
-
-    async def _session_for(self, claim: Claim) -> SmtpSession:
-        """The connection on which the message has been begun, or one on which it can be."""
-        if self._begun is claim and self._session is not None:
-            return self._session
-        await self._keep_pace()
-        return await self._ready_session()
-
-    async def _hand_over(self, session: SmtpSession, claim: Claim) -> Result:
-        """Raises UpstreamFailed."""
-        try:
-            said = [self._said(reply) for reply in await self._conversation(session, claim)]
-        except ValueError as impossible:
-            return self._unsendable(claim.message, str(impossible))
-        except (OSError, Unsealable) as cause:
-            log.error("message cannot be read", message=claim.message.id, cause=str(cause))
-            failed = UpstreamFailed("lost", "the stored message cannot be read")
-            return self._network(claim.message, failed, spent=1, hold=False)
-        return judge(claim.message, said, self._dispatcher.clock(), random.random())  # noqa: S311 - spreads retries
-
-    async def _conversation(self, session: SmtpSession, claim: Claim) -> list[Reply]:
-        """The last word about each recipient. Raises UpstreamFailed, ValueError, OSError, Unsealable."""
-        envelope = await self._envelope(session, claim)
-        if not envelope.go_ahead:
-            return _last_words(envelope, None)
-        refusal = await session.body(self._parts(claim.message))
-        if refusal is not None:
-            return _last_words(envelope, refusal)
-        self._begin_next(session)
-        return _last_words(envelope, await session.verdict())
-
-    async def _envelope(self, session: SmtpSession, claim: Claim) -> EnvelopeAnswered:
-        """While the server answers, "handing over" is written, unless both was begun with the message before."""
-        begun, self._begun = self._begun is claim, None
-        if begun:
-            return await session.answered()
-        session.begin(claim.message)
-        session.push()
-        writing = self._keep_writing(lambda tx: messages.hand_over(tx, claim))
-        envelope, ours = await asyncio.gather(session.answered(), writing, return_exceptions=True)
-        if isinstance(ours, BaseException):
-            raise ours
-        if not ours:
-            raise _NotOurs
-        if isinstance(envelope, BaseException):
-            raise envelope
-        return envelope
-
-    def _begin_next(self, session: SmtpSession) -> None:
-        if len(self._claims) < 2 or self._resting or not session.pipelining or self._opened_as != self._identity():
-            return
-        if self._lane.bucket.wait(self._dispatcher.clock()) > 0:
-            return
-        with contextlib.suppress(ValueError):
-            session.begin(self._claims[1].message)
-            self._begun = self._claims[1]
-
-    # The connection
-
-    async def _keep_pace(self) -> None:
-        while (seconds := self._lane.bucket.wait(self._dispatcher.clock())) > 0:
-            await asyncio.sleep(seconds)
-
-    async def _ready_session(self) -> SmtpSession:
-        """The open connection, or a new one. Raises NoToken, UpstreamFailed."""
-        if self._session is not None and self._session.usable and self._opened_as == self._identity():
-            return self._session
-        self._drop_session()
-        self._opened_as = self._identity()
-        try:
-            self._session = await self._new_session()
-        except UpstreamFailed as failed:
-            await self._note(failure("smtp", failed, self._family()))
-            raise
-        await self._note(Proof("smtp", "proved"))
-        return self._session
-
-    def _identity(self) -> tuple[object, ...]:
-        """Where and as whom the mailbox logs in by now: after a switch an open connection is the former account's."""
-        mailbox, snapshot = self._mailbox, self._dispatcher.directory.now
-        if mailbox is None:
-            return ()
-        where, user = snapshot.endpoint(mailbox, "smtp"), snapshot.user(mailbox, "smtp")
-        return mailbox.way, self._lane.ended_tokens, where, user
-
-    async def _new_session(self) -> SmtpSession:
-        """A refused access token is renewed once."""
-        way = await self._way()
-        try:
-            return await self._open(way)
-        except UpstreamFailed as failed:
-            if failed.stage != "login" or way.serial is None or (failed.reply and failed.reply.temporary):
-                raise
-        return await self._open(await self._way(refused_serial=way.serial))
-
-    async def _note(self, proof: Proof) -> None:
-        """A refused protocol shows on its own setting; only what is new is written."""
-        fared, now = (proof.verdict, proof.cause), self._dispatcher.clock()
-        if self._lane.fared != fared:
-            self._lane.fared = fared
-            cause = " ".join(part for part in (proof.cause, proof.fix) if part)
-            mailbox_id, answer = self._mailbox_id, proof.answer
-            await self._keep_writing(
-                lambda tx: tokens.set_result(tx, mailbox_id, "smtp", proof.verdict, now, answer, cause)
-            )
-
-    async def _way(self, refused_serial: int | None = None) -> Way:
-        mailbox = self._mailbox
-        if mailbox is None:
-            raise NoToken("The mailbox is no longer there.", temporary=False)
-        return await self._dispatcher.credentials.way(mailbox, "smtp", refused_serial=refused_serial)
-
-    async def _open(self, way: Way) -> SmtpSession:
-        mailbox = self._mailbox
-        return await open_smtp(
-            way.endpoint,
-            way.login,
-            hostname=self._dispatcher.hostname,
-            ca_file=way.ca_file,
-            timeout=mailbox.settings.timeout if mailbox else 30.0,
-        )
-
-    def _drop_session(self) -> None:
-        session, self._session, self._begun = self._session, None, None
-        if session is not None:
-            session.close()
-
-    # What came of it
-
-    async def _parts(self, message: QueuedMessage) -> AsyncIterator[bytes]:
-        store = self._dispatcher.store
-        yield store.sealer.open(message.body, f"message:{message.id}")
-        if message.pieces:
-            async for piece in store.spool.read(message.id, message.pieces):
-                yield piece
-
-    def _said(self, reply: Reply) -> Said:
-        entry = None if reply.accepted else explain_smtp(self._family(), reply.code, reply.enhanced, reply.text)
-        return Said(reply.code, str(reply), entry.class_ if entry else "", entry.meaning if entry else "")
-
-    def _family(self) -> Family:
-        mailbox = self._mailbox
-        provider = self._dispatcher.directory.now.provider_of(mailbox) if mailbox else None
-        return provider.family if provider else "any"
-
-    def _network(self, message: QueuedMessage, failed: UpstreamFailed, *, spent: int, hold: bool) -> Result:
-        now = self._dispatcher.clock()
-        cause = self._cause(failed)
-        kind = "outcome unknown" if failed.unknown else "delayed"
-        chance = random.random()  # noqa: S311 - spreads retries
-        return postponed(
-            message, message.recipients, failed.text, cause, now, chance, spent=spent, hold=hold, kind=kind
-        )
-
-    def _cause(self, failed: UpstreamFailed) -> str:
-        if failed.unknown:
-            return "the connection was lost after the end of the message"
-        if failed.reply is not None:
-            return self._said(failed.reply).meaning
-        where = {"name": "dns", "tls": "tls"}.get(failed.stage, "tcp")
-        entry = explain_network(where, self._family(), failed.text)  # type: ignore[arg-type]
-        return entry.meaning if entry else ""
-
-    def _unsendable(self, message: QueuedMessage, why: str) -> Result:
-        """The server's extensions do not allow this message, such as an address with letters beyond ASCII."""
-        failed = tuple(
-            replace(r, state="failed", answer=why) if r.state == "waiting" else r for r in message.recipients
-        )
-        return Result(MessageState.FAILED, failed, "failed", why, "the provider cannot take this message", 0.0, 1)
-
-    def _lost(self, message: QueuedMessage, failed: UpstreamFailed) -> Result:
-        hold = self._is_about_mailbox(failed)
-        return self._network(message, failed, spent=0 if hold else 1, hold=hold)
-
-    async def _without_token(self, claim: Claim, problem: NoToken) -> bool:
-        """Park everything of the mailbox, or let it rest where waiting may help."""
-        if problem.temporary:
-            result = self._network(claim.message, UpstreamFailed("token", problem.sentence), spent=0, hold=True)
-            await self._write(claim, result)
-            return False
-        now, claims = self._dispatcher.clock(), tuple(self._claims)
-        self._claims.clear()
-
-        async def work(tx: Transaction) -> None:
-            for mine in claims:
-                await messages.give_back(tx, mine, now)
-            await messages.park(tx, self._mailbox_id, now, problem.sentence)
-
-        await self._keep_writing(work, long=True)
-        log.warning("mail parked", mailbox=self._mailbox_id, why=problem.sentence)
-        return False
-
-    async def _write(self, claim: Claim, result: Result) -> None:
-        """The outcome, and in the same commit that the next message is being handed over, and a claim on some more.
-
-        Raises _NotOurs.
-        """
-        self._rest(result, self._dispatcher.clock())
-        begun = self._begun
-        claiming = self._claiming() if len(self._claims) <= 2 and not self._resting else None
-
-        async def work(tx: Transaction) -> tuple[bool, list[Claim]]:
-            await self._finish(tx, claim, result)
-            ours = begun is None or await messages.hand_over(tx, begun)
-            return ours, await claiming(tx) if claiming else []
-
-        ours, claims = await self._keep_writing(work)
-        self._claims.popleft()
-        if claiming:
-            self._take(claims)
-        await self._finished(claim.message, result)
-        if not ours:
-            raise _NotOurs
-
-    async def _finish(self, tx: Transaction, claim: Claim, result: Result) -> None:
-        await messages.finish(
-            tx,
-            claim,
-            self._dispatcher.clock(),
-            result.state,
-            result.recipients,
-            kind=result.kind,
-            answer=result.answer,
-            cause=result.cause,
-            next_at=max(result.next_at, self._lane.held_until) if result.next_at else 0.0,
-            spent=result.spent,
-        )
-
-    async def _finished(self, message: QueuedMessage, result: Result) -> None:
-        sent = result.state is MessageState.SENT
-        tell = log.debug if sent else log.info
-        tell(result.kind, message=message.id, mailbox=self._mailbox_id, answer=result.answer)
-        if sent and message.pieces:
-            await self._dispatcher.store.spool.remove(message.id)
-
-    async def _keep_writing(self, work: Callable[[Transaction], Coroutine[Any, Any, T]], *, long: bool = False) -> T:
-        """What has happened has to be written down, however long the database is away."""
-        pause = WRITE_AGAIN_AT_FIRST
-        while True:
-            try:
-                return await self._dispatcher.store.database.write(work, long=long)
-            except (DatabaseUnavailable, CommitUnknown) as cause:
-                log.error("an outcome could not be written, trying again", mailbox=self._mailbox_id, cause=str(cause))
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, WRITE_AGAIN_AT_MOST)
-
-    def _rest(self, result: Result, now: float) -> None:
-        """A refusal that concerns the mailbox lets it rest, longer each time; a success ends that.
-
-        Connections that are refused at the same time are one refusal.
-        """
-        if result.hold and self._lane.held_until <= now:
-            self._hold(now)
-        elif not result.hold:
-            self._lane.holds = 0
-
-    def _hold(self, now: float) -> None:
-        self._lane.holds += 1
-        pause = min(HOLD_AT_FIRST * 2 ** min(self._lane.holds - 1, 10), HOLD_AT_MOST)
-        self._lane.held_until = now + pause
-
-
-def _last_words(envelope: EnvelopeAnswered, verdict: Reply | None) -> list[Reply]:
-    """What was said last about each recipient: its own refusal, else DATA's, else the verdict on the message."""
-    final = verdict or envelope.data or envelope.mail
-    return [final if reply.accepted else reply for reply in envelope.recipients]
+def _way(snapshot: Snapshot, mailbox: Mailbox) -> object:
+    """What a connection was made for; with another one it is of no use."""
+    provider = snapshot.provider_of(mailbox)
+    password = mailbox.version if mailbox.app_id is None else 0
+    place = (snapshot.endpoint(mailbox, "smtp"), snapshot.user(mailbox, "smtp"), provider and provider.ca_file)
+    return (mailbox.way, password, *place)

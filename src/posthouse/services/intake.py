@@ -22,6 +22,7 @@ from posthouse.problems import ProblemError, problem
 from posthouse.services.clock import Clock, as_datetime
 from posthouse.services.directory import Snapshot
 from posthouse.services.submission import RESERVE
+from posthouse.settings import MESSAGE_SIZE
 from posthouse.store import events, journal, messages
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.ids import new_message_id
@@ -29,9 +30,8 @@ from posthouse.store.opening import Store
 from posthouse.store.sealing import fingerprint
 from posthouse.store.spool import INLINE, PIECE
 
-SIZE_LIMIT = 36_700_160
-"""Octets of a message, as at the SMTP door."""
-MOST_RECIPIENTS = 500
+MOST_RECIPIENTS = 10_000
+"""More than over SMTP, where a program can send the next 500 in another transaction."""
 KEY_LINE = "idempotency key"
 """Kind of the journal line by which the second request with the same key is known."""
 
@@ -47,6 +47,7 @@ class Posting:
     """`by` is the name of the key that hands it in; no `recipients`: those in To, Cc and Bcc.
 
     `key` makes a repeated request harmless: the second one with the same key is answered as the first was.
+    `size_limit`: octets that the mailbox's provider takes, 0 where that is not known.
     """
 
     mailbox: Mailbox
@@ -54,6 +55,10 @@ class Posting:
     recipients: tuple[str, ...]
     by: str
     key: str = ""
+    size_limit: int = 0
+
+    def most(self, octets: int) -> int:
+        return min(octets, self.size_limit) if self.size_limit else octets
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +96,13 @@ def _sending(mailbox: Mailbox) -> Mailbox:
 
 @dataclass(slots=True)
 class Intake:
-    """`accepted(mailbox_id)` is called when a message is on disk."""
+    """`accepted(mailbox_id)` is called when a message is on disk. `size_limit`: octets of a message."""
 
     store: Store
     clock: Clock
     hostname: str
     accepted: Callable[[str], None]
+    size_limit: int = MESSAGE_SIZE
 
     async def take(self, posting: Posting, octets: AsyncIterator[bytes]) -> Taken:
         """Read the whole message and keep it. Raises ProblemError, DatabaseUnavailable, CommitUnknown, OSError."""
@@ -183,8 +189,9 @@ class _Coming:
         self.digest.update(chunk)
         clean = self._with_whole_line_ends(chunk)
         self.size += len(clean)
-        if self.size > SIZE_LIMIT:
-            raise problem("message.too-large", f"The message is larger than {SIZE_LIMIT} octets.", status=65)
+        if self.size > self.posting.most(self.intake.size_limit):
+            most = self.posting.most(self.intake.size_limit)
+            raise problem("message.too-large", f"The message is larger than {most} octets.", status=65)
         self.eight_bit = self.eight_bit or not clean.isascii()
         self.data += clean
         if self.head is None:

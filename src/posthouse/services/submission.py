@@ -37,6 +37,7 @@ from posthouse.protocol.smtp_server import (
 from posthouse.services.clock import Clock, as_datetime
 from posthouse.services.device_login import DeviceLogins, LoginsBusy
 from posthouse.services.directory import Directory
+from posthouse.services.rates import Rates
 from posthouse.store import messages
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable
 from posthouse.store.ids import new_message_id
@@ -72,6 +73,7 @@ class Submission:
     store: Store
     directory: Directory
     logins: DeviceLogins
+    rates: Rates
     clock: Clock
     hostname: str
     accepted: Callable[[str], None]
@@ -109,12 +111,16 @@ class Submission:
 
 @dataclass(slots=True)
 class _Mail:
-    """One message that is coming in. What is past the header is kept here up to INLINE, then spooled in pieces."""
+    """One message that is coming in, of `most` octets where that is known.
+
+    What is past the header is kept here up to INLINE, then spooled in pieces.
+    """
 
     mailbox: Mailbox
     sender: str
     smtputf8: bool
     eight_bit: bool
+    most: int
     id: str = field(default_factory=new_message_id)
     recipients: list[str] = field(default_factory=list)
     head: Head | None = None
@@ -147,6 +153,7 @@ class _Conversation:
         self._in_time: dict[type[Any], Callable[[Any], Awaitable[None]]] = {
             StartTls: self._start_tls,
             Authenticate: self._authenticate,
+            MailFrom: self._mail_from_after_a_look,
             BodyChunk: self._spool_full_pieces,
             BodyEnd: self._body_end,
             Reset: self._reset,
@@ -211,8 +218,22 @@ class _Conversation:
         self._engine.reply(replies.AUTHENTICATED)
 
     def _mail_from(self, event: MailFrom) -> bool:
+        device = self._device
+        if device is not None and not self._service.rates.is_known(device):
+            return False
         self._engine.reply(self._answer_to(event))
         return True
+
+    async def _mail_from_after_a_look(self, event: MailFrom) -> None:
+        """How much has been accepted from the device stands in the journal."""
+        try:
+            if device := self._as_it_is_now():
+                await self._service.rates.look(device)
+        except DatabaseUnavailable as cause:
+            log.error("rate not known", cause=str(cause))
+            self._engine.reply(replies.LOCAL_ERROR)
+            return
+        self._engine.reply(self._answer_to(event))
 
     def _answer_to(self, event: MailFrom) -> Reply:
         device = self._device = self._as_it_is_now()
@@ -224,8 +245,13 @@ class _Conversation:
             sentence = wrong.sentence if wrong else ""
             log.info("sender refused", device=device.name, sender=event.address[:254], why=sentence)
             return Reply(550, "5.7.1", sentence)
-        eight_bit = event.body == "8BITMIME"
-        self._mail = _Mail(mailbox, _envelope_sender(mailbox, event.address), event.smtputf8, eight_bit)
+        if too_fast := self._service.rates.refusal(device):
+            log.info("rate refused", device=device.name, why=too_fast)
+            return Reply(452, "4.7.1", too_fast)
+        eight_bit, most = event.body == "8BITMIME", self._service.directory.now.size_limit(mailbox)
+        if 0 < most < event.size:
+            return _too_large(mailbox, most)
+        self._mail = _Mail(mailbox, _envelope_sender(mailbox, event.address), event.smtputf8, eight_bit, most)
         return replies.SENDER_OK
 
     def _as_it_is_now(self) -> Device | None:
@@ -318,6 +344,8 @@ class _Conversation:
             self._engine.reply(replies.LOCAL_ERROR)
             return
         mail.size = event.size
+        if 0 < mail.most < event.size:
+            mail.refusal = mail.refusal or _too_large(mail.mailbox, mail.most)
         refusal = await self._make_whole(mail)
         if refusal is None:
             self._mail = None  # from here on it may exist, and what may exist keeps its pieces
@@ -337,6 +365,10 @@ class _Conversation:
         """Put the message on disk."""
         if mail.head is None:
             return replies.LOCAL_ERROR
+        if too_fast := self._service.rates.refusal(device):
+            await self._forget(mail)
+            return Reply(452, "4.7.1", too_fast)
+        self._service.rates.accepted(device)
         try:
             new = _new_message(mail, mail.head, device, self._service.store)
             stored = await self._service.accept(new, device.settings.deadline)
@@ -372,6 +404,10 @@ class _Conversation:
         if mail.pieces:
             with contextlib.suppress(OSError, DatabaseUnavailable, CommitUnknown):
                 await self._service.store.spool.remove(mail.id)
+
+
+def _too_large(mailbox: Mailbox, most: int) -> Reply:
+    return Reply(552, "5.3.4", f"Too large: {mailbox.address} may send {most / 1024**2:.0f} MB")
 
 
 def _envelope_sender(mailbox: Mailbox, given: str) -> str:

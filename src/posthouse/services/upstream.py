@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
+from posthouse.model.delivery import Part
 from posthouse.model.endpoint import Endpoint
 from posthouse.model.message import QueuedMessage
 from posthouse.net.channel import Channel, ChannelClosed
@@ -37,8 +38,12 @@ from posthouse.secret import Secret
 E = TypeVar("E", bound=Event)
 _WORD = re.compile(r"[^\s\"',;:<>()\[\]{}]+")
 _NO_LETTER = re.compile(r"[^A-Za-z0-9+/]")
+PATIENCE = 4.0
+"""A server that sends its octets one by one gets so many times as long for a whole answer as for its next octet."""
 GOODBYE = 1.0
 """Seconds that the other side has to take part in closing."""
+_NO_SUCH_COMMAND = frozenset((500, 502, 503, 504))
+"""Answers to BDAT of a server that offers CHUNKING and does not know it."""
 BODY_TIMEOUT = 600.0
 """Seconds to wait for the verdict after the end of a message (RFC 5321 section 4.5.3.2.6)."""
 
@@ -53,7 +58,7 @@ class Login:
 
 
 class UpstreamFailed(Exception):
-    """`stage`: name, connect, tls, time, greeting, login or lost. `reply` is the server's, where it said something.
+    """`stage`: name, connect, tls, time, greeting, login, chunking or lost. `reply`: what the server said, if it did.
 
     `unknown`: the end of a message had been sent and was not answered, so nobody knows whether it was taken.
     """
@@ -119,7 +124,8 @@ class SmtpSession:
     async def expect(self, kind: type[E], timeout: float | None = None) -> E:
         """The next event, which has to be of this kind. Raises UpstreamFailed."""
         try:
-            event = await next_event(self.engine, self.channel, timeout or self.timeout)
+            wait = timeout or self.timeout
+            event = await next_event(self.engine, self.channel, wait, wait * PATIENCE)
         except TimeoutError:
             raise UpstreamFailed("time", "the server did not answer in time", unknown=self._sent) from None
         except ChannelClosed:
@@ -133,13 +139,14 @@ class SmtpSession:
         self.engine.noop()
         return (await self.expect(Answered)).reply
 
-    def begin(self, message: QueuedMessage) -> None:
-        """Ask for a message to be taken, also while the answer to the last one is awaited (RFC 2920).
+    def begin(self, message: QueuedMessage, part: Part) -> None:
+        """Ask for a message to be taken for some recipients, also while the answer to the last one is awaited.
 
         Nothing is written before `push()` or the next wait. Raises ValueError where the server cannot take it.
         """
+        recipients = [message.recipients[place].address for place in part.places]
         self.engine.send_envelope(
-            message.sender, message.waiting, message.size, smtputf8=message.smtputf8, eight_bit=message.eight_bit
+            message.sender, recipients, message.size, smtputf8=message.smtputf8, eight_bit=message.eight_bit
         )
 
     def push(self) -> None:
@@ -189,6 +196,8 @@ class SmtpSession:
     async def verdict(self) -> Reply:
         """What the server says to the message whose end was sent. Raises UpstreamFailed."""
         answer = await self.expect(MessageAnswered, BODY_TIMEOUT)
+        if self.engine.by_chunks and answer.reply.code in _NO_SUCH_COMMAND:
+            raise UpstreamFailed("chunking", str(answer.reply), reply=answer.reply)
         self.messages += 1
         return answer.reply
 
@@ -201,9 +210,15 @@ class SmtpSession:
 
 
 async def open_smtp(
-    endpoint: Endpoint, login: Login, *, hostname: str, ca_file: str = "", timeout: float = 30.0
+    endpoint: Endpoint,
+    login: Login,
+    *,
+    hostname: str,
+    ca_file: str = "",
+    timeout: float = 30.0,
+    chunking: bool = True,
 ) -> SmtpSession:
-    """Connect, start TLS, log in. Raises UpstreamFailed."""
+    """Connect, start TLS, log in. Without `chunking` messages go by DATA in any case. Raises UpstreamFailed."""
     async with connected(endpoint, login, ca_file, timeout) as (channel, context):
         engine = SmtpClient(
             hostname,
@@ -211,6 +226,7 @@ async def open_smtp(
             want_starttls=endpoint.tls == "starttls",
             server=endpoint.host,
             port=endpoint.port,
+            want_chunking=chunking,
         )
         session = SmtpSession(channel, engine, timeout)
         await _prepare(session, endpoint, context, login)

@@ -1,11 +1,12 @@
 """The journal: one line for each thing that happened to a message, kept for successes too."""
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, bindparam, delete, insert, or_, select
+from sqlalchemy import Select, bindparam, delete, insert, literal, or_, select
 
 from posthouse.store.database import Row, Transaction
 from posthouse.store.tables import journal
@@ -41,6 +42,27 @@ _of_message = (
     .where(or_(journal.c.message == bindparam("about"), journal.c.message_id == bindparam("about")))
     .order_by(journal.c.id)
     .limit(PAGE)
+)
+HANDED_OVER = frozenset(("sent", "partly failed", "failed", "delayed", "sent in part", "outcome unknown"))
+"""Kinds of lines that say what an attempt came to."""
+STRETCH = 10_000
+_line_before = (
+    select(journal.c.id, journal.c.at)
+    .where(journal.c.id < bindparam("before"))
+    .order_by(journal.c.id.desc())
+    .limit(literal(1))
+)
+_accepted = select(journal.c.at).where(
+    journal.c.id > bindparam("low"),
+    journal.c.id <= bindparam("upto"),
+    journal.c.device == bindparam("by"),
+    journal.c.kind == literal("accepted"),
+)
+_backwards = (
+    select(journal.c.id, journal.c.at, journal.c.kind, journal.c.mailbox_id, journal.c.detail)
+    .where(journal.c.id < bindparam("before"))
+    .order_by(journal.c.id.desc())
+    .limit(1000)
 )
 _EQUAL = {"mailbox_id": journal.c.mailbox_id, "device": journal.c.device}
 _aged = (
@@ -97,6 +119,52 @@ async def latest(tx: Transaction, before: int = _NEWEST, *, mailbox_id: str = ""
 async def prune(tx: Transaction, before: float, at_most: int) -> int:
     """Forget the oldest lines that were written before a time; how many."""
     return await tx.run(_prune, before=before, at_most=at_most)
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """When a mailbox handed a message over, and how many recipients were taken."""
+
+    at: float
+    mailbox_id: str
+    recipients: int
+
+
+async def handed_over(tx: Transaction, since: float) -> list[HandedOver]:
+    """What counts as sent after `since`, oldest first."""
+    found: list[HandedOver] = []
+    before, at = _NEWEST, math.inf
+    while at > since and (rows := await tx.all(_backwards, before=before)):
+        before, at = rows[-1]["id"], rows[-1]["at"]
+        found += [line for row in rows if row["at"] > since and (line := _handed_over(row))]
+    return found[::-1]
+
+
+async def accepted_from(tx: Transaction, device: str, since: float, known: int) -> tuple[list[float], int]:
+    """When mail was accepted from a device, oldest first, and the last line that was looked at.
+
+    From the line after `known` on; with 0 from about `since` on, a stretch of lines at a time.
+    """
+    newest = await tx.one(_line_before, before=_NEWEST)
+    top = newest["id"] if newest else 0
+    found: list[float] = []
+    upto = top
+    while upto > known:
+        low = max(known, upto - STRETCH)
+        found += [row["at"] for row in await tx.all(_accepted, low=low, upto=upto, by=device)]
+        boundary = await tx.one(_line_before, before=low + 1)
+        upto = low
+        if boundary is None or (not known and boundary["at"] <= since):
+            break
+    return sorted(at for at in found if at > since), top
+
+
+def _handed_over(row: Row) -> HandedOver | None:
+    if row["kind"] not in HANDED_OVER:
+        return None
+    usual = int(row["kind"] in ("sent", "outcome unknown"))
+    recipients = msgspec.json.decode(row["detail"]).get("taken", usual)
+    return HandedOver(row["at"], row["mailbox_id"], recipients) if recipients else None
 
 
 def _line(row: Row) -> Line:

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Select, bindparam, case, delete, func, insert, literal, or_, select, update
+from sqlalchemy.sql.expression import ClauseElement
 
+from posthouse.model.delivery import Outcome
 from posthouse.model.message import MessageState, NewMessage, QueuedMessage, Recipient, Stage
 from posthouse.store import events, journal
 from posthouse.store.compiling import one_of
@@ -110,6 +112,28 @@ _claim = (
     .values(stage=str(Stage.CLAIMED), claim_owner=bindparam("owner"), claim_epoch=bindparam("epoch"))
     .returning(*message.c, _its_body)
 )
+_earlier = message.alias("earlier")
+
+
+def _in_order(*, of_device: bool) -> ClauseElement:
+    """What is due in the order of acceptance, except what comes after something that has still to wait."""
+    held_back = select(_earlier.c.id).where(
+        _earlier.c.state == literal(QUEUED),
+        _earlier.c.mailbox_id == bindparam("mailbox"),
+        _earlier.c.next_at > bindparam("now"),
+        _earlier.c.id < message.c.id,
+        *([_earlier.c.device == message.c.device] if of_device else []),
+    )
+    due = _due.where(~held_back.exists()).order_by(None).order_by(message.c.id)
+    return (
+        update(message)
+        .where(message.c.id.in_(due))
+        .values(stage=str(Stage.CLAIMED), claim_owner=bindparam("owner"), claim_epoch=bindparam("epoch"))
+        .returning(*message.c, _its_body)
+    )
+
+
+_claims = {"": _claim, "mailbox": _in_order(of_device=False), "device": _in_order(of_device=True)}
 _unclaim = (
     update(message)
     .where(
@@ -155,6 +179,15 @@ _outcome = (
         cause=bindparam("new_cause"),
     )
 )
+_progress = (
+    update(message)
+    .where(
+        message.c.id == bindparam("row_id"),
+        message.c.claim_epoch == bindparam("epoch"),
+        message.c.stage != literal(""),
+    )
+    .values(stage=str(Stage.CLAIMED), recipients=bindparam("new_recipients"))
+)
 _give_back = (
     update(message)
     .where(
@@ -179,6 +212,27 @@ _park = (
     .where(message.c.mailbox_id == bindparam("mailbox"), message.c.state == literal(QUEUED), message.c.stage == "")
     .values(state=PARKED, parked_at=bindparam("now"), cause=bindparam("new_cause"))
     .returning(message.c.id, message.c.message_id, message.c.device)
+)
+_postpone = (
+    update(message)
+    .where(
+        message.c.mailbox_id == bindparam("mailbox"),
+        message.c.state == literal(QUEUED),
+        message.c.stage == literal(""),
+        message.c.next_at < bindparam("until"),
+    )
+    .values(next_at=bindparam("until"), cause=bindparam("new_cause"))
+    .returning(message.c.id, message.c.message_id, message.c.device)
+)
+_resume = (
+    update(message)
+    .where(
+        message.c.mailbox_id == bindparam("mailbox"),
+        message.c.state == literal(QUEUED),
+        message.c.stage == literal(""),
+        message.c.next_at == bindparam("until"),
+    )
+    .values(next_at=bindparam("now"), cause="")
 )
 _release = (
     update(message)
@@ -314,14 +368,17 @@ async def exists(tx: Transaction, queue_id: str) -> bool:
     return await tx.one(_exists, row_id=queue_id) is not None
 
 
-async def claim(tx: Transaction, mailbox_id: str, owner: str, epoch: int, now: float, at_most: int) -> list[Claim]:
+async def claim(
+    tx: Transaction, mailbox_id: str, owner: str, epoch: int, now: float, at_most: int, order: str = ""
+) -> list[Claim]:
     """Take messages that are due, oldest first, to hand them over; none where the lease has another epoch by now.
 
-    `owner` is a name for this claim alone, by which `unclaim` finds what it took.
+    `owner` is a name for this claim alone, by which `unclaim` finds what it took. With `order` ("mailbox", "device")
+    nothing is taken that was accepted after something of the same mailbox, or device, that has still to wait.
     """
     if await tx.one(_still_held, mailbox=mailbox_id, epoch=epoch) is None:
         return []
-    rows = await tx.all(_claim, mailbox=mailbox_id, owner=owner, epoch=epoch, now=now, at_most=at_most)
+    rows = await tx.all(_claims[order], mailbox=mailbox_id, owner=owner, epoch=epoch, now=now, at_most=at_most)
     return sorted((Claim(_queued(row), epoch) for row in rows), key=lambda claim: claim.message.id)
 
 
@@ -357,8 +414,13 @@ async def finish(
     cause: str = "",
     next_at: float = 0.0,
     spent: int = 1,
+    taken: int = 0,
+    mixed: Sequence[Outcome] = (),
 ) -> None:
-    """Write what an attempt came to, and the journal line about it, which is written in any case."""
+    """Write what an attempt came to, and the journal line about it, which is written in any case.
+
+    `taken` counts the recipients for whom the provider took it; `mixed` has a word on each where they differ.
+    """
     over = state in (MessageState.SENT, MessageState.FAILED)
     changed = await tx.run(
         _outcome,
@@ -372,11 +434,34 @@ async def finish(
         new_answer=answer,
         new_cause=cause,
     )
+    attempt = claim.message.attempts + spent
     if changed and state is MessageState.SENT:
         await tx.run(_forget_body, wanted=claim.message.id)
-    await _line(tx, now, kind, claim.message, answer=answer, cause=cause, attempt=claim.message.attempts + spent)
+    await _outcomes(tx, now, claim.message, mixed)
+    await _line(tx, now, kind, claim.message, answer=answer, cause=cause, attempt=attempt, **_taken(kind, taken))
     if changed and state is MessageState.FAILED:
         await events.record(tx, now, "message.failed", claim.message.id, answer=answer, cause=cause)
+
+
+async def progress(
+    tx: Transaction,
+    claim: Claim,
+    now: float,
+    recipients: Sequence[Recipient],
+    *,
+    answer: str,
+    taken: int,
+    mixed: Sequence[Outcome] = (),
+) -> bool:
+    """Write what became of some recipients, before the others are asked about in the same attempt.
+
+    False where the mailbox has gone to another node.
+    """
+    ours = await tx.run(_progress, row_id=claim.message.id, epoch=claim.epoch, new_recipients=_encode(recipients))
+    await _outcomes(tx, now, claim.message, mixed)
+    attempt = claim.message.attempts + 1
+    await _line(tx, now, "sent in part", claim.message, answer=answer, attempt=attempt, taken=taken)
+    return bool(ours)
 
 
 async def give_back(tx: Transaction, claim: Claim, next_at: float) -> None:
@@ -401,6 +486,18 @@ async def park(tx: Transaction, mailbox_id: str, now: float, cause: str) -> int:
     if parked:
         await events.record(tx, now, "message.parked", mailbox_id, count=len(parked), cause=cause)
     return len(parked)
+
+
+async def postpone(tx: Transaction, mailbox_id: str, now: float, until: float, cause: str) -> int:
+    """Let everything queued for a mailbox wait until then, without spending attempts."""
+    waiting = await tx.all(_postpone, mailbox=mailbox_id, until=until, new_cause=cause)
+    await _lines(tx, now, "waiting", mailbox_id, waiting, cause)
+    return len(waiting)
+
+
+async def resume(tx: Transaction, mailbox_id: str, now: float, until: float) -> None:
+    """What was to wait until then may go on already."""
+    await tx.run(_resume, mailbox=mailbox_id, until=until, now=now)
 
 
 async def release(tx: Transaction, mailbox_id: str, now: float) -> int:
@@ -495,6 +592,16 @@ async def _line(tx: Transaction, now: float, kind: str, about: QueuedMessage, **
         device=about.device,
         **detail,
     )
+
+
+async def _outcomes(tx: Transaction, now: float, about: QueuedMessage, mixed: Sequence[Outcome]) -> None:
+    for outcome in mixed:
+        await _line(tx, now, outcome.kind, about, recipient=outcome.address, answer=outcome.answer)
+
+
+def _taken(kind: str, taken: int) -> dict[str, int]:
+    """Said where it is not what the kind says already."""
+    return {"taken": taken} if taken != int(kind == "sent") else {}
 
 
 async def _lines(

@@ -355,7 +355,18 @@ api_key = Table(
 )
 
 node = Table(
-    "node", metadata, _key(), _time("started_at"), _time("expires_at"), _number("keys_known"), _text("master_id")
+    "node",
+    metadata,
+    _key(),
+    _time("started_at"),
+    _time("expires_at"),
+    _number("keys_known"),
+    _text("master_id"),
+    _time("paced_at"),
 )
 """Running gateways; the heartbeat that keeps their mailbox leases alive. `keys_known` is the value of the counter
-`sealing_key` whose keys this one has."""
+`sealing_key` whose keys this one has. `paced_at`: see `pace`."""
+
+pace = Table("pace", metadata, _key("account"), _text("document"), _time("saved_at"))
+"""What an account at a provider has used of its allowance. What came later than the `saved_at` of a row, or the
+`paced_at` of a node that has died, stands in the journal."""

@@ -16,6 +16,7 @@ from posthouse.services.forewarning import Forewarning
 from posthouse.services.going_back import GoingBack
 from posthouse.services.key_rotation import KeyRotation
 from posthouse.services.master_key_change import MasterKeyChange
+from posthouse.services.rates import Rates
 from posthouse.services.reporting import Reporting
 from posthouse.services.sharing import Sharing
 from posthouse.services.submission import Submission
@@ -38,6 +39,7 @@ class Parts:
     credentials: Credentials
     dispatcher: Dispatcher
     submission: Submission
+    rates: Rates
     logins: DeviceLogins
     following: Following
     editing: Editing

@@ -44,7 +44,7 @@ def api(parts: Parts) -> FastAPI:
     doors = (status, mailboxes, messages, logs, configured, editing, registering, testing, later, commands, sealing)
     for door in doors:
         app.include_router(door.routes)
-    install(app)
+    install(app, parts.settings.message_size)
     return app
 
 

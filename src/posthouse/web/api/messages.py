@@ -47,9 +47,9 @@ class LetterIn(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
     mailbox: str = Field("", max_length=254, description="Id or address; left out: by `from`, else the default one.")
     sender: str = Field("", max_length=400, alias="from")
-    to: list[Address] = Field(default_factory=list, max_length=500)
-    cc: list[Address] = Field(default_factory=list, max_length=500)
-    bcc: list[Address] = Field(default_factory=list, max_length=500)
+    to: list[Address] = Field(default_factory=list, max_length=10_000)
+    cc: list[Address] = Field(default_factory=list, max_length=10_000)
+    bcc: list[Address] = Field(default_factory=list, max_length=10_000)
     reply_to: str = Field("", max_length=400)
     subject: str = Field("", max_length=2000)
     text: str | None = None
@@ -114,7 +114,8 @@ async def post(
 
 def _posting(caller: Caller, named: str, sender: str, recipients: tuple[str, ...] = ()) -> Posting:
     mailbox = intake.choose(caller.parts.directory.now, named, sender, caller.sees)
-    return Posting(mailbox, sender, recipients, caller.name)
+    size_limit = caller.parts.directory.now.size_limit(mailbox)
+    return Posting(mailbox, sender, recipients, caller.name, size_limit=size_limit)
 
 
 async def _letter(request: Request) -> LetterIn:
@@ -157,9 +158,17 @@ async def _once(octets: bytes) -> AsyncIterator[bytes]:
 
 async def _take(caller: Caller, posting: Posting, octets: AsyncIterator[bytes], response: Response) -> Accepted:
     parts = caller.parts
-    taken = await Intake(parts.store, parts.clock, parts.submission.hostname, parts.dispatcher.accepted).take(
-        posting, octets
+    await parts.rates.admit(device := parts.directory.now.devices_by_name.get(posting.by.casefold()))
+    intake = Intake(
+        parts.store,
+        parts.clock,
+        parts.submission.hostname,
+        parts.dispatcher.accepted,
+        parts.settings.message_size,
     )
+    taken = await intake.take(posting, octets)
+    if device is not None and not taken.again:
+        parts.rates.accepted(device)
     response.headers["Location"] = f"/api/v1/messages/{taken.id}"
     return Accepted(id=taken.id, again=taken.again)
 

@@ -67,8 +67,8 @@ def not_found(what: str, name: str) -> HTTPException:
     return HTTPException(HTTPStatus.NOT_FOUND, f"There is no {what} {name[:254]}.")
 
 
-def install(app: FastAPI) -> None:
-    """Answer everything that is raised with a problem document."""
+def install(app: FastAPI, message_size: int) -> None:
+    """Answer everything that is raised with a problem document. `message_size`: octets of the largest message."""
     app.add_exception_handler(ProblemError, _refused)
     app.add_exception_handler(StarletteHTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -76,7 +76,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Unsealable, _unsealable)
     for unavailable in (DatabaseUnavailable, CommitUnknown):
         app.add_exception_handler(unavailable, _unavailable)
-    app.add_middleware(Shield)
+    app.add_middleware(Shield, message_size=message_size)
 
 
 def _refused(_: Request, error: Exception) -> JSONResponse:
@@ -127,8 +127,9 @@ def _unavailable(_: Request, error: Exception) -> JSONResponse:
 class Shield:
     """Limits bodies, and makes of an unforeseen failure an answer that tells nothing, with the place in the log."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, message_size: int) -> None:
         self._app = app
+        self._message_size = message_size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -141,7 +142,7 @@ class Shield:
             nonlocal octets
             message = await receive()
             octets += len(message.get("body", b""))
-            if octets > limit_of(scope):
+            if octets > limit_of(scope, self._message_size):
                 raise StarletteHTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request is too large.")
             return message
 
@@ -160,12 +161,10 @@ class Shield:
             await document(500, [Problem("fault", sentence)])(scope, receive, send)
 
 
-def limit_of(scope: Scope) -> int:
+def limit_of(scope: Scope, message_size: int) -> int:
     """Messages may be large; they are read piece by piece."""
-    from posthouse.services.intake import SIZE_LIMIT
-
     is_message = scope["method"] == "POST" and scope["path"].endswith("/messages")
-    return SIZE_LIMIT + JSON_LIMIT if is_message else JSON_LIMIT
+    return message_size + JSON_LIMIT if is_message else JSON_LIMIT
 
 
 def _place_of(fault: BaseException) -> str:

@@ -201,7 +201,15 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.Double(), server_default="0", nullable=False),
         sa.Column("keys_known", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("master_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("paced_at", sa.Double(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "pace",
+        sa.Column("account", sa.Text(), nullable=False),
+        sa.Column("document", sa.Text(), server_default="", nullable=False),
+        sa.Column("saved_at", sa.Double(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("account"),
     )
     op.create_table(
         "oauth_grant",
