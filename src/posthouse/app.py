@@ -35,13 +35,17 @@ from posthouse.services.giving_back import GivingBack
 from posthouse.services.going_back import GoingBack
 from posthouse.services.key_rotation import KeyRotation
 from posthouse.services.master_key_change import MasterKeyChange
+from posthouse.services.notices import Notices
 from posthouse.services.reporting import Reporting
 from posthouse.services.retention import Retaining
 from posthouse.services.sharing import Sharing
 from posthouse.services.sign_in import SignIn
 from posthouse.services.submission import Door, Submission
+from posthouse.services.telling import Telling
 from posthouse.services.token_keeper import TokenKeeper
 from posthouse.services.trial import Trial
+from posthouse.services.watchdog import Watchdog
+from posthouse.services.webhook import Webhook
 from posthouse.settings import ListenAt, Settings
 from posthouse.store import leases, messages
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable
@@ -118,6 +122,9 @@ class Gateway:
             ("retired grants", self._sweep_grants),
             ("forewarning", parts.forewarning.run),
             ("reporting", parts.reporting.run),
+            ("watchdog", parts.watchdog.run),
+            ("notices", parts.notices.run),
+            ("webhook", parts.webhook.run),
             ("retention", Retaining(parts.store, parts.clock, self.settings.retention).run),
             ("key rotation", parts.key_rotation.run),
         ):
@@ -236,6 +243,8 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
     dispatcher = Dispatcher(store, directory, credentials, clock, node_id, hostname)
     logins = DeviceLogins(directory, store.sealer, clock)
     following = Following(store, directory)
+    forewarning = Forewarning(store, directory, clock)
+    telling = Telling(store, directory, clock, settings, dispatcher.accepted)
 
     async def forget_token(event: Event) -> None:
         if event.kind.startswith("token."):
@@ -268,10 +277,13 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
         submission=Submission(store, directory, logins, clock, hostname, dispatcher.accepted),
         logins=logins,
         following=following,
-        forewarning=Forewarning(store, directory, clock),
+        forewarning=forewarning,
         reporting=Reporting(store, directory, clock, hostname, dispatcher.accepted),
         key_rotation=KeyRotation(store, node_id, clock),
         master_key_change=MasterKeyChange(store.keys, node_id),
+        watchdog=Watchdog(store, clock, settings.silence),
+        notices=Notices(store, directory, clock, forewarning, telling),
+        webhook=Webhook(store, http, clock, settings.notices_webhook),
         clock=clock,
     )
 

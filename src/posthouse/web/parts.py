@@ -15,10 +15,13 @@ from posthouse.services.forewarning import Forewarning
 from posthouse.services.going_back import GoingBack
 from posthouse.services.key_rotation import KeyRotation
 from posthouse.services.master_key_change import MasterKeyChange
+from posthouse.services.notices import Notices
 from posthouse.services.reporting import Reporting
 from posthouse.services.sharing import Sharing
 from posthouse.services.submission import Submission
 from posthouse.services.token_keeper import TokenKeeper
+from posthouse.services.watchdog import Watchdog
+from posthouse.services.webhook import Webhook
 from posthouse.settings import Settings
 from posthouse.store.opening import Store
 
@@ -43,4 +46,7 @@ class Parts:
     reporting: Reporting
     key_rotation: KeyRotation
     master_key_change: MasterKeyChange
+    watchdog: Watchdog
+    notices: Notices
+    webhook: Webhook
     clock: Clock
