@@ -16,6 +16,7 @@ from posthouse.web.api import (
     logs,
     mailboxes,
     messages,
+    notices,
     registering,
     sealing,
     status,
@@ -40,7 +41,7 @@ def api(parts: Parts) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.parts = parts
-    for door in (status, mailboxes, messages, logs, configured, registering, testing, later, commands, sealing):
+    for door in (status, mailboxes, messages, logs, configured, registering, testing, notices, later, commands, sealing):
         app.include_router(door.routes)
     install(app)
     return app
