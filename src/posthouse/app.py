@@ -21,6 +21,7 @@ from posthouse.net.http import HttpClient
 from posthouse.net.listener import Listener, bound_socket
 from posthouse.problems import ProblemError, problem
 from posthouse.protocol.smtp_server import ServerPolicy
+from posthouse.services.alarm import Alarm
 from posthouse.services.app_check import AppCheck
 from posthouse.services.authorise import Authorise
 from posthouse.services.clock import Clock
@@ -125,6 +126,7 @@ class Gateway:
             ("watchdog", parts.watchdog.run),
             ("notices", parts.notices.run),
             ("webhook", parts.webhook.run),
+            ("alarm", parts.alarm.run),
             ("retention", Retaining(parts.store, parts.clock, self.settings.retention).run),
             ("key rotation", parts.key_rotation.run),
         ):
@@ -283,6 +285,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
         master_key_change=MasterKeyChange(store.keys, node_id),
         watchdog=Watchdog(store, clock, settings.silence),
         notices=Notices(store, directory, clock, forewarning, telling),
+        alarm=Alarm(store, telling, credentials, clock, hostname),
         webhook=Webhook(store, http, clock, settings.notices_webhook),
         clock=clock,
     )

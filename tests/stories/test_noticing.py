@@ -136,6 +136,54 @@ async def test_the_broken_mailbox_is_not_the_one_that_tells(tmp_path: Path) -> N
         assert f"{ALARM}, which is for notices, cannot send at the moment." in (await texts(home))[0]
 
 
+async def by_setting(home: House, provider: Box, address: str) -> None:
+    """A token for notices alone."""
+    mailbox = home.parts.directory.now.by_address[address]
+    begun = await home.parts.authorise.begin(mailbox, "device", purpose="notices")
+    await provider.approve_as(address)(begun.authorisation)
+    assert (await home.followed(begun.authorisation)).state == "done"
+    await home.parts.directory.refresh()
+
+
+async def test_a_token_for_notices_alone_tells_that_the_other_one_is_broken(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", own_token(provider), background=False, **TOLD) as home,
+    ):
+        await acquired(home, provider, ALARM)
+        await by_setting(home, provider, ALARM)
+        await set_state(home, ALARM, TokenState.INVALID, "revoked")
+        await later(home)
+        assert await queued(home) == []
+        await asyncio.gather(*(replace(home.parts.alarm).look() for _ in range(3)))
+        await home.parts.notices.look()
+        assert provider.subjects(BOSS) == [f"Posthouse: {ALARM}: the token is invalid, so its mail waits"]
+        assert [one.state for one in await tellings(home)] == [notices.DONE]
+
+
+async def test_where_the_token_for_notices_alone_does_not_help_the_queue_does(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", own_token(provider), background=False, **TOLD) as home,
+    ):
+        await acquired(home, provider, ALICE, ALARM)
+        await by_setting(home, provider, ALARM)
+        await revoked(home, provider, ALICE)
+        await acquired(home, provider, BOB)
+        await later(home)
+        await provider.control("faults", place="smtp.end", action="answer", reply="451 4.3.0 Not now", times=1)
+        assert await home.parts.alarm.look() == 0
+        assert ["451 4.3.0" in one.answer for one in await tellings(home)] == [True]
+        await home.parts.notices.look()
+        assert len(await queued(home)) == 1
+
+
+def own_token(provider: Box) -> str:
+    """The mailbox for notices with a token for them alone, and two others."""
+    text = provider.apply_file(ALICE, BOB, ALARM)
+    return text.replace(f'address = "{ALARM}"\n', f'address = "{ALARM}"\nnotices_token = "own"\n')
+
+
 async def test_where_no_mailbox_can_send_it_is_said_and_sent_once_one_can(tmp_path: Path) -> None:
     async with (
         box(tmp_path / "box") as provider,

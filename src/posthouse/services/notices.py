@@ -111,8 +111,8 @@ class Notices:
         token = await tokens.get(tx, event.subject)
         if token is None or token.state is not TokenState.INVALID:
             return None
-        mailboxes = self.directory.now.mailboxes_of_token(token.id)
-        about = tuple(About(mailbox.id, mailbox.address, event.at) for mailbox in mailboxes)
+        users = self.directory.now.uses_now(token.id)
+        about = tuple(About(user.mailbox.id, user.mailbox.address, event.at) for user in users)
         return _Found(f"{token.app_id} {token.reason}", token.reason, about)
 
     async def _expires(self, tx: Transaction, event: Event) -> _Found:
@@ -196,7 +196,7 @@ class Notices:
         unverified = [one for one in await authorisations.open_ones(tx, self.store.sealer) if one.state == "unverified"]
         parked = {subject for subject, what in episodes if what == PARKED} | {*await messages.parked_since(tx)}
         return {
-            "token.invalid": {mailbox.id for one in invalid for mailbox in snapshot.mailboxes_of_token(one)},
+            "token.invalid": {user.mailbox.id for one in invalid for user in snapshot.uses_now(one)},
             "message.parked": parked & snapshot.mailboxes.keys(),
             "queue.stuck": {subject for subject, what in episodes if what == STUCK},
             "mailbox.silent": {subject for subject, what in episodes if what == SILENT},

@@ -1,10 +1,11 @@
 """Tells notices: by a mail to the administrator, and by the webhook. What is told, and that it was, are one commit.
 
-Everything that is due is told together. A mail goes through the queue like any other, by a mailbox that can send.
+Everything that is due is told together. A mail goes through the queue like any other, by a mailbox that can send;
+where the mailbox for notices has a token for them alone, `alarm` hands it over first.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
@@ -12,7 +13,7 @@ from email.utils import format_datetime
 import msgspec
 import structlog
 
-from posthouse.model.mailbox import Mailbox
+from posthouse.model.mailbox import Mailbox, fold
 from posthouse.model.message import DEADLINE, Envelope, MessageState, NewMessage, Stage
 from posthouse.model.notice import HOUR, MAILS_AN_HOUR, WHAT, Notice, names, sentence
 from posthouse.model.token import TokenState
@@ -89,7 +90,8 @@ class Telling:
             if message is None and telling.state == notices.QUEUED:
                 await notices.settle(tx, telling, notices.FAILED, answer="it was removed from the queue")
             elif message is None:
-                return await self._queue(tx, telling, now, not_by="")
+                left_alone = not telling.attempts and await self.alone(tx) is not None
+                return None if left_alone else await self._queue(tx, telling, now, not_by="")
             elif message.state is MessageState.SENT:
                 await notices.settle(tx, telling, notices.DONE, mailbox_id=message.mailbox_id, message_id=message.id)
             elif message.state is MessageState.FAILED:
@@ -113,60 +115,82 @@ class Telling:
             await messages.remove(tx, message.id, now)
         return moved
 
+    async def alone(self, tx: Transaction) -> Mailbox | None:
+        """The mailbox for notices where it has a usable token for them alone: then the queue is not needed."""
+        mailbox = self.directory.now.by_address.get(fold(self.settings.notices_mailbox))
+        seen = mailbox.for_setting("notices") if mailbox else None
+        if mailbox is None or seen is None or seen.way == mailbox.for_setting("sending").way:
+            return None
+        token = await tokens.get(tx, seen.token_id or "")
+        return mailbox if token is not None and token.state is TokenState.ACQUIRED else None
+
     async def _queue(self, tx: Transaction, telling: notices.Telling, now: float, *, not_by: str) -> str | None:
         """The id of the mailbox in whose queue it lies now; None where it stays as it was."""
+        if telling.claimed_until > await tx.now():
+            return None
         mailbox = next((one for one in await self._able(tx) if one.id != not_by), None)
         if mailbox is None:
-            if telling.state == notices.WAITING and (telling.answer != NOBODY or telling.at < now - LIFE):
-                state = notices.FAILED if telling.at < now - LIFE else notices.WAITING
-                await notices.settle(tx, telling, state, answer=NOBODY)
+            over = telling.at < now - LIFE
+            if telling.state == notices.WAITING and (over or not telling.answer):
+                await notices.settle(tx, telling, notices.FAILED if over else notices.WAITING, answer=NOBODY)
             return None
-        mail = self._mail(telling, mailbox, now)
+        mail = self.mail(telling, mailbox, now)
         if not await notices.settle(tx, telling, notices.QUEUED, mailbox_id=mailbox.id, message_id=mail.id):
             return None
-        await messages.accept(tx, mail, now, now + DEADLINE)
+        sealed = self.store.sealer.seal(mail.octets, f"message:{mail.id}")
+        await messages.accept(tx, mail.to_queue(mailbox.id, sealed), now, now + DEADLINE)
         return mailbox.id
 
     async def _able(self, tx: Transaction) -> list[Mailbox]:
         """The mailboxes that can send, the best first: the one for notices, then the default one."""
         usable = {token.id for token in await tokens.everything(tx) if token.state is TokenState.ACQUIRED}
         stuck = {subject for subject, what in await notices.episodes(tx) if what == STUCK}
-        snapshot, wanted = self.directory.now, self.settings.notices_mailbox.casefold()
+        snapshot, wanted = self.directory.now, fold(self.settings.notices_mailbox)
         found = [
             mailbox
             for mailbox in snapshot.mailboxes.values()
-            if mailbox.settings.send and mailbox.id not in stuck and _can_log_in(mailbox, usable)
+            if mailbox.settings.send and mailbox.id not in stuck and _can_log_in(mailbox.for_setting("sending"), usable)
         ]
         return sorted(found, key=lambda one: (one.address != wanted, not one.default, one.address))
 
-    def _mail(self, telling: notices.Telling, mailbox: Mailbox, now: float) -> NewMessage:
-        queue_id, to = new_message_id(now), self.settings.administrator
-        sender = mailbox.settings.sender_address or mailbox.address
-        message_id = f"<{queue_id}@{mailbox.address.rpartition('@')[2]}>"
-        told = msgspec.json.decode(telling.document)
+    def mail(self, telling: notices.Telling, mailbox: Mailbox, now: float) -> "Mail":
+        """A telling as `mailbox` sends it."""
+        sender, to = mailbox.settings.sender_address or mailbox.address, self.settings.administrator
+        queue_id, told = new_message_id(now), msgspec.json.decode(telling.document)
         mail = EmailMessage(policy=SMTP.clone(utf8=not (sender + to).isascii(), max_line_length=LONGEST_LINE))
         mail["From"], mail["To"], mail["Subject"] = f"Posthouse <{sender}>", to, f"Posthouse: {told['title']}"
-        mail["Date"], mail["Message-ID"] = format_datetime(as_datetime(now)), message_id
+        mail["Date"] = format_datetime(as_datetime(now))
+        mail["Message-ID"] = f"<{queue_id}@{mailbox.address.rpartition('@')[2]}>"
         mail["Auto-Submitted"] = "auto-generated"
         mail.set_content(told["text"] + self._footer(mailbox))
-        octets = mail.as_bytes()
-        return NewMessage(
-            id=queue_id,
-            mailbox_id=mailbox.id,
-            device=DEVICE,
-            envelope=Envelope(sender, (to,), not (sender + to).isascii(), not octets.isascii()),
-            message_id=message_id,
-            subject=str(mail["Subject"])[:300],
-            size=len(octets),
-            body=self.store.sealer.seal(octets, f"message:{queue_id}"),
-        )
+        return Mail(queue_id, sender, to, mail["Message-ID"], mail["Subject"], mail.as_bytes())
 
     def _footer(self, mailbox: Mailbox) -> str:
         """Where everything stands, and that this is not the way which was wished for."""
         wanted = self.settings.notices_mailbox
         instead = f"\n{wanted}, which is for notices, cannot send at the moment.\n"
-        other = instead if wanted and mailbox.address != wanted.casefold() else ""
+        other = instead if wanted and mailbox.address != fold(wanted) else ""
         return f"\n\nAll notices: {self.settings.external_url}/notices\n{other}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """A mail as it leaves, and what the queue has to know about it."""
+
+    id: str
+    sender: str
+    to: str
+    message_id: str
+    subject: str
+    octets: bytes = field(repr=False)
+
+    @property
+    def envelope(self) -> Envelope:
+        return Envelope(self.sender, (self.to,), not (self.sender + self.to).isascii(), not self.octets.isascii())
+
+    def to_queue(self, mailbox_id: str, sealed: bytes) -> NewMessage:
+        size, subject = len(self.octets), self.subject[:300]
+        return NewMessage(self.id, mailbox_id, DEVICE, self.envelope, self.message_id, subject, size, sealed)
 
 
 def _can_log_in(mailbox: Mailbox, usable: set[str]) -> bool:

@@ -32,6 +32,7 @@ class Telling:
     next_at: float
     attempts: int
     claim: int
+    claimed_until: float
     mailbox_id: str
     message_id: str
     answer: str
@@ -277,7 +278,7 @@ async def acknowledge(tx: Transaction, notice_id: str, person: str, now: float, 
 
 async def put(tx: Transaction, way: str, document: str, now: float) -> Telling:
     """Something to be told by one way."""
-    made = Telling(new_id("tl"), way, WAITING, document, now, now, 0, 0, "", "", "")
+    made = Telling(new_id("tl"), way, WAITING, document, now, now, 0, 0, 0.0, "", "", "")
     await tx.run(_add, id=made.id, way=way, state=WAITING, document=document, at=now, next_at=now)
     return made
 
@@ -388,6 +389,7 @@ def _telling(row: Row) -> Telling:
         next_at=row["next_at"],
         attempts=row["attempts"],
         claim=row["claim"],
+        claimed_until=row["claimed_until"],
         mailbox_id=row["mailbox_id"],
         message_id=row["message_id"],
         answer=row["answer"],

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from posthouse.services.alarm import Alarm
 from posthouse.services.app_check import AppCheck
 from posthouse.services.authorise import Authorise
 from posthouse.services.clock import Clock
@@ -49,4 +50,5 @@ class Parts:
     watchdog: Watchdog
     notices: Notices
     webhook: Webhook
+    alarm: Alarm
     clock: Clock

@@ -333,6 +333,8 @@ def _apart(text: str) -> tuple[str, str]:
         if text[space.end() :] in SENTENCES:
             return text[: space.start()], text[space.end() :]
     return text, ""
+
+
 def notice_cause(cause: str, said: NullTranslations) -> str:
     """A word of the API, or a sentence of a service, in the reader's language; the provider's words as they are."""
     known = TOKEN_REASONS.get(cause) or ENDINGS.get(cause)

@@ -41,7 +41,19 @@ def api(parts: Parts) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.parts = parts
-    for door in (status, mailboxes, messages, logs, configured, registering, testing, notices, later, commands, sealing):
+    for door in (
+        status,
+        mailboxes,
+        messages,
+        logs,
+        configured,
+        registering,
+        testing,
+        notices,
+        later,
+        commands,
+        sealing,
+    ):
         app.include_router(door.routes)
     install(app)
     return app
