@@ -97,9 +97,7 @@ async def _said_against(session: SmtpSession, message: QueuedMessage, octets: by
     refused = next((reply for reply in envelope.recipients if not reply.accepted), envelope.data or envelope.mail)
     if not envelope.go_ahead:
         return str(refused)
-    await session.body(_whole(octets))
-    session.engine.end_body()
-    verdict = await session.verdict()
+    verdict = await session.body(_whole(octets)) or await session.verdict()
     return "" if verdict.accepted else str(verdict)
 
 
