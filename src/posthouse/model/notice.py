@@ -26,7 +26,7 @@ STEPS = {
     "token.invalid": "Re-authorise",
     "token.expiring": "See what ends, and renew it",
     "message.failed": "See the answers; what failed is kept and can be sent again",
-    "message.parked": "Get a token",
+    "message.parked": "Get token",
     "queue.stuck": "See the answers of the provider",
     "mailbox.silent": "Test the mailbox",
     "authorisation.waiting": "Confirm the person, or end the sign-in",

@@ -303,7 +303,8 @@ SENTENCES = (
     N_("no answer"),
     N_("no answer in time"),
     N_("the answer was {what}"),
-    *NEXT_STEPS.values(),
+    N_("Re-authorise"),
+    N_("Get token"),
 )
 """What services say, with holes for what differs; translated here because services know no languages."""
 
