@@ -10,7 +10,7 @@ from posthouse.web.words import NOTICES, is_known
 
 AT = datetime(2026, 11, 25, 14, 3, tzinfo=UTC)
 ONE = Notice(
-    "nt_1", "token.invalid", "t", "revoked", 1.0, 0.0, 1, 0.0, 0.0, 0, told_open=False,
+    "nt_1", "token.invalid", "token.invalid ap_1 revoked", "revoked", 1.0, 0.0, 1, 0.0, 0.0, 0, told_open=False,
     about=(About("mb_1", "alice@example.com", 1.0),),
 )  # fmt: skip
 
@@ -30,8 +30,8 @@ def test_many_are_counted_and_some_named() -> None:
     many = tuple(About(f"mb_{n}", f"m{n}@example.com", 1.0) for n in range(5))
     assert said(replace(ONE, about=many, cause="client_changed")) == (
         "5 mailboxes (m0@example.com, m1@example.com, m2@example.com and 2 more): the token is invalid, so its mail "
-        "waits (client changed), since 2026-11-25 14:03 UTC. Look at the app registration at the provider: its secret "
-        "may have expired: https://mail.example.com/"
+        "waits (client changed), since 2026-11-25 14:03 UTC. Check the app registration: its secret may have expired: "
+        "https://mail.example.com/apps/ap_1/check"
     )
 
 

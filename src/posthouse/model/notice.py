@@ -30,7 +30,7 @@ STEPS = {
     "queue.stuck": "See the answers of the provider",
     "mailbox.silent": "Test the mailbox",
     "authorisation.waiting": "Confirm the person, or end the sign-in",
-    "client_changed": "Look at the app registration at the provider: its secret may have expired",
+    "client_changed": "Check the app registration: its secret may have expired",
 }
 """The next step, by the kind or by a cause that asks for another one."""
 ONCE = ("message.failed",)
@@ -49,7 +49,9 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Times are seconds since 1970, 0.0 for never. `count`: how often it has happened. `due_at`: when it is told next.
+    """`topic` is the kind, and what it has in common: for an invalid token the id of its app, and the reason.
+
+    Times are seconds since 1970, 0.0 for never. `count`: how often it has happened. `due_at`: when it is told next.
 
     `told_count` and `told_open` are how it stood when it was told last. `about`: those that go on first, the newest
     first.
@@ -103,7 +105,9 @@ class Notice:
         if self.kind in ("message.failed", "queue.stuck"):
             state = "failed" if self.kind == "message.failed" else "queued"
             return f"/outbox?state={state}" + (f"&mailbox={only}" if only else "")
-        return f"/mailboxes/{only}#token" if only and self.cause not in STEPS else "/"
+        if self.cause == "client_changed":
+            return f"/apps/{self.topic.split()[1]}/check"
+        return f"/mailboxes/{only}#token" if only else "/"
 
 
 def due_after_news(notice: Notice, now: float) -> float:

@@ -297,7 +297,7 @@ SENTENCES = (
     N_("See the answers of the provider"),
     N_("Test the mailbox"),
     N_("Confirm the person, or end the sign-in"),
-    N_("Look at the app registration at the provider: its secret may have expired"),
+    N_("Check the app registration: its secret may have expired"),
     N_("no mailbox can send at the moment"),
     N_("it was removed from the queue"),
     N_("no answer"),
