@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from standardwebhooks.webhooks import Webhook as Receiver
 
+from posthouse.cli import status as status_command
 from posthouse.model.forecast import DAY, HOUR
 from posthouse.model.notice import MAILS_AN_HOUR, SETTLE, Notice
 from posthouse.model.token import TokenState
@@ -559,7 +560,9 @@ async def test_parked_mail_is_told_after_one_three_and_seven_days(tmp_path: Path
 # Page, API, command line
 
 
-async def test_notices_stand_in_the_api_and_each_key_sees_its_own(tmp_path: Path) -> None:
+async def test_notices_stand_in_the_api_and_each_key_sees_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with (
         box(tmp_path / "box") as provider,
         house(tmp_path / "data", provider.apply_file(ALICE, BOB), background=False) as home,
@@ -571,7 +574,8 @@ async def test_notices_stand_in_the_api_and_each_key_sees_its_own(tmp_path: Path
         [shown] = await api.items("/notices")
         assert (shown["kind"], shown["state"], shown["cause"]) == ("token.invalid", "open", "revoked")
         assert (shown["mailboxes"], shown["count"], shown["next_step"]) == ([ALICE], 1, "Re-authorise")
-        assert (await api.get("/status")).json()["notices"] == 1
+        status_command._tell((await api.get("/status")).json())
+        assert "notices    1, at http://localhost:8480/notices\n" in capsys.readouterr().out
         async with over_network(home, await make_key(home, "read", mailboxes=[BOB])) as reader:
             assert await reader.items("/notices") == []
             assert (await reader.post(f"/notices/{shown['id']}/acknowledge")).status_code == 403
