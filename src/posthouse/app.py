@@ -21,6 +21,7 @@ from posthouse.net.http import HttpClient
 from posthouse.net.listener import Listener, bound_socket
 from posthouse.problems import ProblemError, problem
 from posthouse.protocol.smtp_server import ServerPolicy
+from posthouse.services.alarm import Alarm
 from posthouse.services.app_check import AppCheck
 from posthouse.services.authorise import Authorise
 from posthouse.services.clock import Clock
@@ -36,14 +37,18 @@ from posthouse.services.giving_back import GivingBack
 from posthouse.services.going_back import GoingBack
 from posthouse.services.key_rotation import KeyRotation
 from posthouse.services.master_key_change import MasterKeyChange
+from posthouse.services.notices import Notices
 from posthouse.services.rates import Rates
 from posthouse.services.reporting import Reporting
 from posthouse.services.retention import Retaining
 from posthouse.services.sharing import Sharing
 from posthouse.services.sign_in import SignIn
 from posthouse.services.submission import Door, Submission
+from posthouse.services.telling import Telling
 from posthouse.services.token_keeper import TokenKeeper
 from posthouse.services.trial import Trial
+from posthouse.services.watchdog import Watchdog
+from posthouse.services.webhook import Webhook
 from posthouse.settings import ListenAt, Settings
 from posthouse.store import leases, messages
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable
@@ -120,6 +125,10 @@ class Gateway:
             ("retired grants", self._sweep_grants),
             ("forewarning", parts.forewarning.run),
             ("reporting", parts.reporting.run),
+            ("watchdog", parts.watchdog.run),
+            ("notices", parts.notices.run),
+            ("webhook", parts.webhook.run),
+            ("alarm", parts.alarm.run),
             ("retention", Retaining(parts.store, parts.clock, self.settings.retention).run),
             ("key rotation", parts.key_rotation.run),
         ):
@@ -240,6 +249,8 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
     logins = DeviceLogins(directory, store.sealer, clock)
     rates = Rates(store, clock)
     following = Following(store, directory)
+    forewarning = Forewarning(store, directory, clock)
+    telling = Telling(store, directory, clock, settings, dispatcher.accepted)
 
     async def forget_token(event: Event) -> None:
         if event.kind.startswith("token."):
@@ -275,10 +286,14 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
         logins=logins,
         following=following,
         editing=Editing(store, directory, giving_back, following, clock),
-        forewarning=Forewarning(store, directory, clock),
+        forewarning=forewarning,
         reporting=Reporting(store, directory, clock, hostname, dispatcher.accepted),
         key_rotation=KeyRotation(store, node_id, clock),
         master_key_change=MasterKeyChange(store.keys, node_id),
+        watchdog=Watchdog(store, clock, settings.silence),
+        notices=Notices(store, directory, clock, forewarning, telling),
+        alarm=Alarm(store, telling, credentials, clock, hostname),
+        webhook=Webhook(store, http, clock, settings.notices_webhook),
         clock=clock,
     )
 

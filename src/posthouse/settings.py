@@ -16,15 +16,16 @@ from posthouse.problems import Problem, ProblemError, problem
 Security = Literal["plain", "starttls", "tls"]
 PLACES = (Path("posthouse.toml"), Path("/etc/posthouse/posthouse.toml"))
 _LISTEN = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>\d{1,5})(?P<words>(?:\s+\w+)*)")
+_SPAN = re.compile(r"([1-9]\d{0,3})\s*([mh])")
 _DAYS = re.compile(r"([1-9]\d{0,4})\s*d")
-DAY = 86_400.0
+MINUTE, DAY = 60.0, 86_400.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SECURITIES = ("tls", "starttls", "plain")
 _OVERRIDES = {
     "": ("external_url", "data", "database", "administrator", "trusted_proxies", "log_level", "message_size"),
     "listen": ("web", "smtp", "imap", "pop3", "submit"),
     "tls": ("certificate", "key"),
-    "notices": ("mailbox", "webhook"),
+    "notices": ("mailbox", "webhook", "silence"),
     "retention": ("sent", "failed", "journal"),
 }
 """What POSTHOUSE_… variables may say: POSTHOUSE_DATA, POSTHOUSE_LISTEN_SMTP and so on."""
@@ -64,7 +65,10 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The process. `external_url` is never empty; `database` is empty for the embedded one."""
+    """The process. `external_url` is never empty; `database` is empty for the embedded one.
+
+    `silence`: seconds without a success, although mail was due, after which it is told.
+    """
 
     data: Path
     external_url: str
@@ -80,6 +84,7 @@ class Settings:
     key: Path | None = None
     notices_mailbox: str = ""
     notices_webhook: str = field(default="", repr=False)
+    silence: float = 30 * MINUTE
     retention: Retention = field(default_factory=Retention)
     log_level: str = "info"
     key_in_keyring: bool = False
@@ -144,6 +149,7 @@ def _read(reading: "_Reading", path: Path | None, environment: Mapping[str, str]
         key=tls.path("key"),
         notices_mailbox=_address(notices, "mailbox"),
         notices_webhook=_webhook(notices),
+        silence=_silence(notices),
         retention=_retention(retention),
         log_level=_log_level(reading),
         key_in_keyring=_key_in_keyring(reading),
@@ -185,6 +191,15 @@ def _webhook(notices: "_Reading") -> str:
     if url and not _is_web_address(url):
         notices.complain("webhook", "This is not an address to post to.", 'Write "https://chat.example.com/hook".')
     return url
+
+
+def _silence(notices: "_Reading") -> float:
+    written = notices.text("silence").strip()
+    found = _SPAN.fullmatch(written or "30m")
+    if found is None:
+        notices.complain("silence", f"{written!r} is not a time to wait.", 'Write "30m", or "2h".')
+        return 30 * MINUTE
+    return float(found[1]) * (60 * MINUTE if found[2] == "h" else MINUTE)
 
 
 def _retention(reading: "_Reading") -> Retention:

@@ -5,10 +5,11 @@ import contextlib
 import smtplib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.message import EmailMessage
 from email.policy import SMTP
 from pathlib import Path
+from typing import Any
 
 from posthouse.app import Gateway, gateway
 from posthouse.model.token import Token
@@ -140,12 +141,14 @@ async def house(
     external_url: str = "http://localhost:8480",
     environment: Mapping[str, str] | None = None,
     clock: Hands | None = None,
+    **changes: Any,
 ) -> AsyncIterator[House]:
     """A gateway with what the apply file `text` says; SMTP on a port that the system chose."""
     clock = clock or Hands()
     settings = Settings(
         data=data, external_url=external_url, database=database, smtp=(ListenAt("127.0.0.1", 0),), imap=(), pop3=()
     )
+    settings = replace(settings, **changes)
     async with gateway(settings, create=True, clock=clock, environment=environment or {}) as running:
         made = House(running, clock)
         if text:

@@ -53,14 +53,14 @@ def sales(house: House) -> Mailbox:
 
 
 def filled(path: str, house: House) -> str:
+    ids = {"attempt_id": "au_none", "message_id": "none", "app_id": "ap_none", "notice_id": "nt_none"}
     mailbox_id = sales(house).id
-    ids = {"attempt_id": "au_none", "message_id": "none", "app_id": "ap_none", "purpose": "sending"}
-    return path.format(mailbox_id=mailbox_id, row_id=mailbox_id, **ids)
+    return path.format(mailbox_id=mailbox_id, row_id=mailbox_id, purpose="sending", **ids)
 
 
 async def test_an_auditor_sees_everything_and_changes_nothing(tmp_path: Path) -> None:
     async with house(tmp_path / "data", FILE, background=False) as home, administrator(home, "auditor") as auditor:
-        for path in ("/", f"/mailboxes/{sales(home).id}", "/outbox"):
+        for path in ("/", f"/mailboxes/{sales(home).id}", "/outbox", "/notices"):
             assert (await auditor.look(path)).status_code == 200
         assert f"/mailboxes/{sales(home).id}/authorisations" not in auditor.shown
         for route in WRITES:

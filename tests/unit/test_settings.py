@@ -69,6 +69,7 @@ def test_the_example_of_the_manual(tmp_path: Path) -> None:
         [notices]
         mailbox = "alarm@example.com"
         webhook = "https://chat.example.com/hook"
+        silence = "2h"
         """,
     )
     assert settings.external_url == "https://mail.example.com"
@@ -81,6 +82,7 @@ def test_the_example_of_the_manual(tmp_path: Path) -> None:
     assert str(settings.smtp[2]) == "[::]:25"
     assert settings.pop3 == ()
     assert settings.trusted_proxies == ("10.0.0.5", "10.1.0.0/16")
+    assert settings.silence == 7200
     assert (settings.notices_mailbox, settings.notices_webhook) == (
         "alarm@example.com",
         "https://chat.example.com/hook",

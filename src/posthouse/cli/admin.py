@@ -143,3 +143,10 @@ def _keys(found: list[dict[str, Any]]) -> None:
         ),
         empty="There is no key yet.",
     )
+
+
+@admin.command("notices-secret", epilog="Example:  posthouse admin notices-secret")
+@calling()
+def notices_secret(call: Call) -> None:
+    """What the webhook of [notices] is signed with (Standard Webhooks), for whoever receives it."""
+    call.show(call.api.get("/control/notices-secret"), lambda one: click.echo(one["secret"]))

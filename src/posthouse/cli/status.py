@@ -28,6 +28,8 @@ def _tell(data: dict[str, Any]) -> None:
     click.echo(f"mailboxes  {data['mailboxes']}")
     click.echo(f"tokens     {_counts(data['tokens'])}")
     click.echo(f"queue      {_counts(data['queue'])}")
+    if data["notices"]:
+        click.echo(f"notices    {data['notices']}, at {data['external_url']}/notices")
     for mailbox in data["attention"]:
         click.echo(f"! {mailbox['address']}: {tokens_words(mailbox)}. {step_for(mailbox)}")
     for warning in data["warnings"][:MOST_WARNINGS]:

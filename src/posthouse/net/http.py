@@ -26,18 +26,27 @@ class HttpClient:
 
     async def ask(self, request: Request, *, deadline: float, ca_file: str = "") -> Answer | Unreachable:
         """Send `request` and read the answer within `deadline` seconds, from connect to the last octet."""
+        content = request.body() if request.method == "POST" else None
+        headers = request.header_texts()
+        if content is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        return await self._ask(request.method, request.url, headers, content, deadline, ca_file)
+
+    async def post(self, url: str, headers: dict[str, str], content: bytes, *, deadline: float) -> Answer | Unreachable:
+        """Post `content` and read the answer, as `ask` does."""
+        return await self._ask("POST", url, headers, content, deadline)
+
+    async def _ask(
+        self, method: str, url: str, headers: dict[str, str], content: bytes | None, deadline: float, ca_file: str = ""
+    ) -> Answer | Unreachable:
         import httpx2
 
         sent = False
         try:
             async with asyncio.timeout(deadline):
                 client = self._client(ca_file)
-                content = request.body() if request.method == "POST" else None
-                headers = request.header_texts()
-                if content is not None:
-                    headers["Content-Type"] = "application/x-www-form-urlencoded"
                 sent = True
-                async with client.stream(request.method, request.url, headers=headers, content=content) as response:
+                async with client.stream(method, url, headers=headers, content=content) as response:
                     return Answer(response.status_code, dict(response.headers), await _bounded(response))
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as cause:
             return Unreachable(f"no connection: {_plain(cause)}")

@@ -45,7 +45,7 @@ from posthouse.services.refusals import Where, closed_ways, problem_of
 from posthouse.services.sign_in import DEADLINE, Registration, SignIn
 from posthouse.services.token_keeper import NoToken, TokenKeeper
 from posthouse.services.trial import Outcome, Trial
-from posthouse.store import authorisations, tokens
+from posthouse.store import authorisations, events, tokens
 from posthouse.store.authorisations import Authorisation
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.ids import new_id
@@ -825,7 +825,11 @@ class Authorise:
         return await self._reload(found)
 
     async def _advance(self, found: Authorisation, state: str, **changes: object) -> Authorisation:
-        await self.store.database.write(lambda tx: authorisations.advance(tx, found, state, **changes))
+        async def work(tx: Transaction) -> None:
+            if await authorisations.advance(tx, found, state, **changes) and state == "unverified":
+                await events.record(tx, self.clock(), "authorisation.waiting", found.mailbox_id, authorisation=found.id)
+
+        await self.store.database.write(work)
         return await self._reload(found)
 
     async def _reload(self, found: Authorisation) -> Authorisation:

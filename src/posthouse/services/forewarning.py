@@ -54,6 +54,10 @@ class Forewarning:
             await self.store.database.write(forecasts.forget_gone)
         return len(told)
 
+    async def standing(self) -> set[str]:
+        """Ids of the app registrations and tokens of which something ends within 60 days or has ended."""
+        return {found.forecast.subject async for found in self._due(self.directory.now, self.clock())}
+
     async def _due(self, snapshot: Snapshot, now: float) -> AsyncIterator[_Found]:
         for app in snapshot.configuration.apps.values():
             for forecast in warnings(of_app(snapshot, app), now):

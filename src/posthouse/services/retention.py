@@ -9,7 +9,7 @@ import structlog
 from posthouse.model.message import MessageState
 from posthouse.services.clock import Clock
 from posthouse.settings import Retention
-from posthouse.store import events, journal, messages
+from posthouse.store import events, journal, messages, notices
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.opening import Store
 
@@ -54,7 +54,7 @@ class Retaining:
 
     async def _forget_history(self, before: float) -> None:
         async def work(tx: Transaction) -> int:
-            return await journal.prune(tx, before, BATCH) + await events.prune(tx, before, BATCH)
+            return sum([await of.prune(tx, before, BATCH) for of in (journal, events, notices)])
 
         forgotten = 0
         while gone := await self.store.database.write(work, long=True):

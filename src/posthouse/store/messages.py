@@ -78,7 +78,7 @@ class Claim:
 
 _fields = (
     "id", "mailbox_id", "device", "sender", "recipients", "message_id", "subject", "size", "smtputf8", "eight_bit",
-    "pieces", "created_at", "deadline_at", "next_at",
+    "pieces", "created_at", "queued_at", "deadline_at", "next_at",
 )  # fmt: skip
 _insert = insert(message).values({name: bindparam(name) for name in _fields} | {"state": QUEUED, "stage": ""})
 _insert_body = insert(body).values(message_id=bindparam("message_id"), data=bindparam("data"))
@@ -146,6 +146,25 @@ _unclaim = (
 )
 _parked_mailboxes = (
     select(message.c.mailbox_id).where(message.c.state == literal(PARKED), message.c.held == literal(0)).distinct()
+)
+_waits_since = (
+    select(message.c.mailbox_id, func.min(message.c.queued_at).label("since"))
+    .where(message.c.state == literal(QUEUED))
+    .group_by(message.c.mailbox_id)
+)
+_sent_after = (
+    select(message.c.id)
+    .where(
+        message.c.state == literal(str(MessageState.SENT)),
+        message.c.mailbox_id == bindparam("mailbox"),
+        message.c.next_at > bindparam("moment"),
+    )
+    .limit(1)
+)
+_parked_since = (
+    select(message.c.mailbox_id, func.min(message.c.parked_at).label("since"))
+    .where(message.c.state == literal(PARKED), message.c.held == literal(0))
+    .group_by(message.c.mailbox_id)
 )
 _waiting_mailboxes = (
     select(message.c.mailbox_id, func.min(message.c.next_at).label("first"))
@@ -243,6 +262,7 @@ _release = (
     )
     .values(
         state=QUEUED,
+        queued_at=bindparam("now"),
         next_at=bindparam("now"),
         deadline_at=message.c.deadline_at + (bindparam("now") - message.c.parked_at),
         parked_at=0,
@@ -259,6 +279,7 @@ _retry = (
     )
     .values(
         state=QUEUED,
+        queued_at=bindparam("now"),
         next_at=bindparam("now"),
         deadline_at=bindparam("new_deadline"),
         finished_at=0,
@@ -346,6 +367,7 @@ async def accept(tx: Transaction, new: NewMessage, now: float, deadline_at: floa
         eight_bit=int(new.envelope.eight_bit),
         pieces=new.pieces,
         created_at=now,
+        queued_at=now,
         deadline_at=deadline_at,
         next_at=now,
     )
@@ -392,6 +414,21 @@ async def waiting_mailboxes(tx: Transaction) -> dict[str, float]:
     return {row["mailbox_id"]: row["first"] for row in await tx.all(_waiting_mailboxes)}
 
 
+async def waits_since(tx: Transaction) -> dict[str, float]:
+    """Since when the oldest queued message of each mailbox waits to be sent, its parked time left out."""
+    return {row["mailbox_id"]: row["since"] for row in await tx.all(_waits_since)}
+
+
+async def parked_since(tx: Transaction) -> dict[str, float]:
+    """Since when the oldest message of each mailbox is parked; what a person parked does not count."""
+    return {row["mailbox_id"]: row["since"] for row in await tx.all(_parked_since)}
+
+
+async def was_sent_after(tx: Transaction, mailbox_id: str, moment: float) -> bool:
+    """Whether the provider took anything from this mailbox after a time."""
+    return await tx.one(_sent_after, mailbox=mailbox_id, moment=moment) is not None
+
+
 async def parked_mailboxes(tx: Transaction) -> list[str]:
     """Mailboxes that have parked mail."""
     return [row["mailbox_id"] for row in await tx.all(_parked_mailboxes)]
@@ -429,7 +466,7 @@ async def finish(
         new_state=str(state),
         new_recipients=_encode(recipients),
         spent=spent,
-        new_next_at=next_at,
+        new_next_at=now if over else next_at,
         new_finished_at=now if over else 0.0,
         new_answer=answer,
         new_cause=cause,

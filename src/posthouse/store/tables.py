@@ -245,6 +245,7 @@ message = Table(
     _number("eight_bit"),
     _number("pieces"),
     _time("created_at"),
+    _time("queued_at"),
     _time("next_at"),
     _time("deadline_at"),
     _time("finished_at"),
@@ -259,7 +260,8 @@ message = Table(
 )
 """Queued mail, and what became of it. `recipients` is JSON: [address, state, answer] each.
 
-`held`: parked by a person, so that no token lets it go."""
+`held`: parked by a person, so that no token lets it go. `queued_at`: since when it waits to be sent, parked time left
+out. `next_at` of what is sent or failed is the time of that, so that the index finds the last success."""
 
 body = Table("body", metadata, _key("message_id"), Column("data", LargeBinary, nullable=False))
 """Sealed bodies of queued mail, or the header of one whose body lies in pieces. Apart from the message, whose row is
@@ -313,6 +315,68 @@ expiry_warning = Table(
     _number("distance"),
 )
 """The last warning that was given before something ends: one row, so that each distance is told once by one node."""
+
+episode = Table(
+    "episode",
+    metadata,
+    _key("subject"),
+    _key("what"),
+    _time("since"),
+    _number("level"),
+)
+"""Something that goes on at a mailbox, and how much of it was told: one row, so that each level is told by one node."""
+
+notice = Table(
+    "notice",
+    metadata,
+    _key(),
+    _text("kind"),
+    _text("topic"),
+    _text("cause"),
+    _time("since"),
+    _time("ended_at"),
+    _number("count"),
+    _time("due_at"),
+    _time("told_at"),
+    _number("told_count"),
+    _number("told_open"),
+    _time("acknowledged_at"),
+    _text("acknowledged_by"),
+    Index("notice_topic", "topic", "since"),
+)
+"""What an administrator should know. Everything with one `topic` that happens while it goes on is one notice.
+
+`due_at`: when it is told next, 0 for not; `told_…`: what of it was told last."""
+
+notice_about = Table(
+    "notice_about",
+    metadata,
+    Column("notice_id", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    _text("name"),
+    _time("at"),
+    _time("ended_at"),
+)
+"""What a notice is about: ids of tokens, mailboxes, app registrations; `ended_at` once it is mended."""
+
+telling = Table(
+    "telling",
+    metadata,
+    _key(),
+    _text("way"),
+    _text("state"),
+    _text("document"),
+    _time("at"),
+    _time("next_at"),
+    _number("attempts"),
+    _number("claim"),
+    _time("claimed_until"),
+    _text("mailbox_id"),
+    _text("message_id"),
+    _text("answer"),
+    Index("telling_state", "way", "state"),
+)
+"""The outbox of notices, one row for each way: `mail` names its message in the queue, `webhook` is claimed by lease."""
 
 administrator = Table(
     "administrator",

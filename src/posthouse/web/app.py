@@ -5,11 +5,21 @@ from starlette.staticfiles import StaticFiles
 
 from posthouse.web import failures, security
 from posthouse.web.api import attach
-from posthouse.web.pages import attempts, consent, editing, mailboxes, outbox, registering, signing_in, testing
+from posthouse.web.pages import (
+    attempts,
+    consent,
+    editing,
+    mailboxes,
+    notices,
+    outbox,
+    registering,
+    signing_in,
+    testing,
+)
 from posthouse.web.parts import Parts
 from posthouse.web.passwords import Passwords
 
-ROOMS = (signing_in, editing, mailboxes, attempts, consent, testing, outbox, registering)
+ROOMS = (signing_in, editing, mailboxes, attempts, consent, testing, outbox, registering, notices)
 
 
 def build(parts: Parts) -> FastAPI:

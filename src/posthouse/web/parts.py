@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from posthouse.services.alarm import Alarm
 from posthouse.services.app_check import AppCheck
 from posthouse.services.authorise import Authorise
 from posthouse.services.clock import Clock
@@ -16,11 +17,14 @@ from posthouse.services.forewarning import Forewarning
 from posthouse.services.going_back import GoingBack
 from posthouse.services.key_rotation import KeyRotation
 from posthouse.services.master_key_change import MasterKeyChange
+from posthouse.services.notices import Notices
 from posthouse.services.rates import Rates
 from posthouse.services.reporting import Reporting
 from posthouse.services.sharing import Sharing
 from posthouse.services.submission import Submission
 from posthouse.services.token_keeper import TokenKeeper
+from posthouse.services.watchdog import Watchdog
+from posthouse.services.webhook import Webhook
 from posthouse.settings import Settings
 from posthouse.store.opening import Store
 
@@ -47,4 +51,8 @@ class Parts:
     reporting: Reporting
     key_rotation: KeyRotation
     master_key_change: MasterKeyChange
+    watchdog: Watchdog
+    notices: Notices
+    webhook: Webhook
+    alarm: Alarm
     clock: Clock

@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse
 from posthouse.locales import LANGUAGES, SOURCE, translations
 from posthouse.providers.provider import CALLBACK
 from posthouse.services.overview import Overview, overview
-from posthouse.store import tokens
+from posthouse.store import notices, tokens
 from posthouse.web import i18n, words
 from posthouse.web.visits import Visit
 
@@ -40,6 +40,8 @@ def environment(language: str) -> Environment:
     made.filters["day"] = lambda seconds: _day(seconds, language)
     made.filters["size"] = lambda octets: words.size(octets, said)
     made.filters["explained"] = lambda text: words.explained(text, said)
+    made.filters["notice_cause"] = lambda cause: words.notice_cause(cause, said)
+    made.filters["language_of_cause"] = lambda cause: language if words.notice_cause(cause, said) != cause else SOURCE
     made.filters["language_of"] = lambda text: language if words.is_known(text) else SOURCE
     for name, known in words.LABELS.items():
         made.filters[name] = _filter_of(known, language)
@@ -68,6 +70,8 @@ def _filter_of(known: dict[str, str], language: str) -> Any:
 async def page(visit: Visit, template: str, *, seen: Overview | None = None, **values: Any) -> HTMLResponse:
     """A whole page. Whoever is signed in sees the banner; `seen` saves looking twice."""
     banner = _banner(seen) if seen else await _broken(visit) if visit.person is not None else ()
+    if visit.person is not None:
+        values["open_notices"] = await visit.parts.store.database.read(notices.count_open)
     return fragment(visit, template, banner=banner, **values)
 
 

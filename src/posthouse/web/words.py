@@ -174,6 +174,16 @@ ENDING_STEPS = {
     "mend_renewal": N_("Look at the last error of the token; re-authorise when it does not go away."),
 }
 
+NOTICES = {
+    "token.invalid": N_("the token is invalid, so its mail waits"),
+    "token.expiring": N_("something ends soon"),
+    "message.failed": N_("mail could not be delivered"),
+    "message.parked": N_("mail waits for a token"),
+    "queue.stuck": N_("mail is due, and none of it has gone out"),
+    "mailbox.silent": N_("mail should be fetched, and none could be"),
+    "authorisation.waiting": N_("a sign-in waits for a confirmation"),
+}
+
 ROLES = {
     "administrator": N_("administrator"),
     "limited": N_("administrator with chosen permissions"),
@@ -200,6 +210,7 @@ LABELS = {
     "credential": CREDENTIALS,
     "security": SECURITIES,
     "role": ROLES,
+    "notice_kind": NOTICES,
 }
 """By the name of the filter that templates use."""
 
@@ -288,6 +299,21 @@ SENTENCES = (
     N_("Register exactly this redirect URL: {url}"),
     N_("{address} uses the app registration of {client}, which lets nobody come back here."),
     N_("Use a device code, or paste the address."),
+    N_("for {what} days"),
+    N_("for 1 day"),
+    N_("See what ends, and renew it"),
+    N_("See the answers; what failed is kept and can be sent again"),
+    N_("See the answers of the provider"),
+    N_("Test the mailbox"),
+    N_("Confirm the person, or end the sign-in"),
+    N_("Check the app registration: its secret may have expired"),
+    N_("no mailbox can send at the moment"),
+    N_("it was removed from the queue"),
+    N_("no answer"),
+    N_("no answer in time"),
+    N_("the answer was {what}"),
+    N_("Re-authorise"),
+    N_("Get token"),
 )
 """What services say, with holes for what differs; translated here because services know no languages."""
 
@@ -331,6 +357,12 @@ KINDS = {
     "provider": N_("Provider"),
     "app": N_("App registration"),
 }
+
+
+def notice_cause(cause: str, said: NullTranslations) -> str:
+    """A word of the API, or a sentence of a service, in the reader's language; the provider's words as they are."""
+    known = TOKEN_REASONS.get(cause) or ENDINGS.get(cause)
+    return said.gettext(known) if known else explained(cause, said)
 
 
 def is_known(text: str) -> bool:

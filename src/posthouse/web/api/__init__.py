@@ -17,6 +17,7 @@ from posthouse.web.api import (
     logs,
     mailboxes,
     messages,
+    notices,
     registering,
     sealing,
     status,
@@ -41,7 +42,10 @@ def api(parts: Parts) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.parts = parts
-    doors = (status, mailboxes, messages, logs, configured, editing, registering, testing, later, commands, sealing)
+    doors = (
+        *(status, mailboxes, messages, logs, configured, editing, registering),
+        *(testing, notices, later, commands, sealing),
+    )
     for door in doors:
         app.include_router(door.routes)
     install(app, parts.settings.message_size)

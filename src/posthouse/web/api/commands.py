@@ -17,6 +17,7 @@ from posthouse.protocol.sasl import oauthbearer, xoauth2
 from posthouse.secret import Secret
 from posthouse.services.entrance import LINK_LIFE, sign_in_link
 from posthouse.services.token_keeper import NoToken
+from posthouse.services.webhook import secret as webhook_secret
 from posthouse.store import people
 from posthouse.store.database import Transaction
 from posthouse.store.ids import new_id
@@ -71,6 +72,15 @@ async def print_token(
         "oauthbearer": oauthbearer(user, token.secret),
     }
     return {"text": shown[form].reveal(), "user": user, "expires_at": token.expires_at}
+
+
+# Notices
+
+
+@routes.get("/notices-secret")
+async def notices_secret(parts: Inside) -> dict[str, Any]:
+    """What the webhook of `[notices]` is signed with."""
+    return {"secret": webhook_secret(parts.store.sealer).reveal()}
 
 
 # Apply files

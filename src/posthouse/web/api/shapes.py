@@ -250,7 +250,7 @@ class Key(BaseModel):
 
 class Status(BaseModel):
     """Everything at a glance. `attention` are the mailboxes that somebody has to sign in for again, `warnings` what
-    ends within 60 days or has ended."""
+    ends within 60 days or has ended. `notices`: how many go on and are not acknowledged."""
 
     version: str
     external_url: str
@@ -260,6 +260,7 @@ class Status(BaseModel):
     queue: dict[str, int]
     attention: list[Mailbox]
     warnings: list[Warned]
+    notices: int
 
 
 def moment(seconds: float) -> datetime | None:
@@ -390,7 +391,7 @@ def message(found: Summary) -> Message:
         answer=found.answer,
         cause=found.cause,
         created_at=moment(found.created_at),
-        next_at=moment(found.next_at),
+        next_at=moment(found.next_at) if found.finished_at == 0 else None,
         finished_at=moment(found.finished_at),
         parked_at=moment(found.parked_at),
         held=found.held,

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from posthouse import __version__
 from posthouse.model.token import TokenState
 from posthouse.services.overview import Overview, overview
+from posthouse.store import notices
 from posthouse.web.api import shapes
 from posthouse.web.api.callers import Caller, Reader
 
@@ -33,6 +34,7 @@ async def status(caller: Reader) -> shapes.Status:
         queue=dict(queue),
         attention=[shapes.mailbox(view) for view in seen if view.needs_reauthorising],
         warnings=list(_warnings(caller, everything)),
+        notices=0 if caller.mailboxes else await parts.store.database.read(notices.count_open),
     )
 
 

@@ -175,6 +175,7 @@ def upgrade() -> None:
         sa.Column("eight_bit", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("pieces", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("created_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("queued_at", sa.Double(), server_default="0", nullable=False),
         sa.Column("next_at", sa.Double(), server_default="0", nullable=False),
         sa.Column("deadline_at", sa.Double(), server_default="0", nullable=False),
         sa.Column("finished_at", sa.Double(), server_default="0", nullable=False),
@@ -211,6 +212,58 @@ def upgrade() -> None:
         sa.Column("saved_at", sa.Double(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("account"),
     )
+    op.create_table(
+        "episode",
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("what", sa.Text(), nullable=False),
+        sa.Column("since", sa.Double(), server_default="0", nullable=False),
+        sa.Column("level", sa.BigInteger(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("subject", "what"),
+    )
+    op.create_table(
+        "notice",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), server_default="", nullable=False),
+        sa.Column("topic", sa.Text(), server_default="", nullable=False),
+        sa.Column("cause", sa.Text(), server_default="", nullable=False),
+        sa.Column("since", sa.Double(), server_default="0", nullable=False),
+        sa.Column("ended_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("count", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("due_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("told_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("told_count", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("told_open", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("acknowledged_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("acknowledged_by", sa.Text(), server_default="", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("notice_topic", "notice", ["topic", "since"], unique=False)
+    op.create_table(
+        "notice_about",
+        sa.Column("notice_id", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), server_default="", nullable=False),
+        sa.Column("at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("ended_at", sa.Double(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("notice_id", "subject"),
+    )
+    op.create_table(
+        "telling",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("way", sa.Text(), server_default="", nullable=False),
+        sa.Column("state", sa.Text(), server_default="", nullable=False),
+        sa.Column("document", sa.Text(), server_default="", nullable=False),
+        sa.Column("at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("next_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("attempts", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("claim", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("claimed_until", sa.Double(), server_default="0", nullable=False),
+        sa.Column("mailbox_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("message_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("answer", sa.Text(), server_default="", nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("telling_state", "telling", ["way", "state"], unique=False)
     op.create_table(
         "oauth_grant",
         sa.Column("id", sa.Text(), nullable=False),
