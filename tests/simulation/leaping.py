@@ -37,6 +37,8 @@ class LeapingLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._leaping = _Selector()
         super().__init__(self._leaping)
+        # After 2**24 seconds a nanosecond more is the same number, and what is due would never be found due.
+        self._clock_resolution = 1e-6
 
     def time(self) -> float:
         return self._leaping.now

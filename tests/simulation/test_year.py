@@ -3,6 +3,7 @@
 Here a week of sixty mailboxes; `./dev simulate` does a year, or as much as one likes.
 """
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from posthouse.services import token_keeper
 from posthouse.services.token_keeper import TokenKeeper
 from posthouse.store import tokens
 from tests.simulation.judge import NOTICED
+from tests.simulation.leaping import LeapingLoop
 from tests.simulation.world import BEGIN, DAY, STEPS, Plan, World, report, simulate
 
 
@@ -84,3 +86,14 @@ def test_the_same_on_postgresql(tmp_path: Path, postgres: str) -> None:
     assert world.judge.complaints == [], report(world)
     assert world.judge.refreshes > 300
     assert min(world.kills[step] for step in STEPS) >= 2
+
+
+def test_what_is_due_after_half_a_year_is_found_due() -> None:
+    """At day 194 the numbers of a loop's clock become too coarse for nanoseconds."""
+    loop = LeapingLoop()
+    try:
+        loop.run_until_complete(asyncio.sleep(2.0**24 - 0.5))
+        loop.run_until_complete(asyncio.wait_for(asyncio.sleep(1.1), 2.3))
+    finally:
+        loop.close()
+    assert loop.time() > 2.0**24

@@ -227,7 +227,7 @@ class Node:
     def __init__(self, world: "World", name: str, ahead: float) -> None:
         self.world, self.name, self.alive = world, name, True
         clock: Callable[[], float] = lambda: world.now + ahead  # noqa: E731
-        store = Store(NodesDatabase(self), world.store.keys, world.store.spool)
+        store = replace(world.store, database=NodesDatabase(self))
         self.keeper = TokenKeeper(store, SignIn(world.directory, Wire(self), clock), clock, name)
         self.tasks = [asyncio.create_task(work) for work in (self.keeper.run(), self._programs())]
 
@@ -468,6 +468,7 @@ async def _simulated(plan: Plan, data: Path, progress: Callable[[float], None]) 
     if not plan.database:
         await store.database.close()
         store = replace(store, database=SteadyDatabase(data / "posthouse.sqlite").steady())
+        store.keys.database = store.database
     world = World(plan, store)
     await world.furnish()
     await world.live(progress)
