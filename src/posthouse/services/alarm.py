@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from posthouse.model.delivery import Part
 from posthouse.model.mailbox import Mailbox
-from posthouse.model.message import DEADLINE, QueuedMessage, Recipient
 from posthouse.services.clock import Clock
 from posthouse.services.credentials import Credentials
-from posthouse.services.telling import DEVICE, LIFE, MAIL, Mail, Telling
+from posthouse.services.telling import LIFE, MAIL, Mail, Telling
 from posthouse.services.token_keeper import NoToken
 from posthouse.services.upstream import SmtpSession, UpstreamFailed, open_smtp
 from posthouse.store import notices
@@ -86,40 +84,24 @@ class Alarm:
             timeout=mailbox.settings.timeout,
         )
         try:
-            return await _said_against(session, _as_queued(mail, mailbox, now), mail.octets)
+            return await _said_against(session, mail)
         finally:
             session.close()
 
 
-async def _said_against(session: SmtpSession, message: QueuedMessage, octets: bytes) -> str:
-    session.begin(message, Part((0,)))
+async def _said_against(session: SmtpSession, mail: Mail) -> str:
+    asked = mail.envelope
+    session.engine.send_envelope(
+        asked.sender, asked.recipients, len(mail.octets), smtputf8=asked.smtputf8, eight_bit=asked.eight_bit
+    )
     session.push()
     envelope = await session.answered()
     refused = next((reply for reply in envelope.recipients if not reply.accepted), envelope.data or envelope.mail)
     if not envelope.go_ahead:
         return str(refused)
-    verdict = await session.body(_whole(octets)) or await session.verdict()
+    verdict = await session.body(_whole(mail.octets)) or await session.verdict()
     return "" if verdict.accepted else str(verdict)
 
 
 async def _whole(octets: bytes) -> AsyncIterator[bytes]:
     yield octets
-
-
-def _as_queued(mail: Mail, mailbox: Mailbox, now: float) -> QueuedMessage:
-    envelope = mail.envelope
-    return QueuedMessage(
-        id=mail.id,
-        mailbox_id=mailbox.id,
-        device=DEVICE,
-        sender=mail.sender,
-        recipients=(Recipient(mail.to),),
-        message_id=mail.message_id,
-        size=len(mail.octets),
-        smtputf8=envelope.smtputf8,
-        eight_bit=envelope.eight_bit,
-        attempts=0,
-        created_at=now,
-        deadline_at=now + DEADLINE,
-        body=b"",
-    )
