@@ -18,7 +18,7 @@ from posthouse.model.token import TokenState
 from posthouse.sandbox.settings import PEOPLE, Person
 from posthouse.services.clock import as_datetime
 from posthouse.services.notices import Notices
-from posthouse.services.telling import DEVICE, NOBODY
+from posthouse.services.telling import DEVICE, NOBODY, PAUSE
 from posthouse.services.token_keeper import NoToken
 from posthouse.services.watchdog import GRACE
 from posthouse.services.webhook import Webhook, secret
@@ -199,6 +199,7 @@ async def test_where_no_mailbox_can_send_it_is_said_and_sent_once_one_can(tmp_pa
             await person.look("/notices")
             assert "no mailbox can send at the moment" in person.text()
         await acquired(home, provider, ALICE)
+        home.clock.forward(PAUSE)
         await home.parts.notices.look()
         assert len(await queued(home)) == 1
 

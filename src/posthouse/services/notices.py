@@ -191,7 +191,7 @@ class Notices:
     async def _standing(self, tx: Transaction) -> dict[str, set[str]]:
         """The subjects of which it is still so, by kind of notice."""
         snapshot = self.directory.now
-        invalid = [token.id for token in await tokens.everything(tx) if token.state is TokenState.INVALID]
+        invalid = [token.id for token in await tokens.invalid(tx)]
         episodes = await notices.episodes(tx)
         unverified = [one for one in await authorisations.open_ones(tx, self.store.sealer) if one.state == "unverified"]
         parked = {subject for subject, what in episodes if what == PARKED} | {*await messages.parked_since(tx)}

@@ -33,6 +33,8 @@ MOST_LINES = 50
 LONGEST_LINE = 900
 """Octets; addresses of pages stay whole, also for who reads the mail as it came."""
 MOST_MOVES = 10
+PAUSE = 15.0
+"""Seconds before it is looked again whether a mailbox can send, where none could."""
 LIFE = 3 * 86_400.0
 """Seconds for which a way is tried."""
 NOBODY = "no mailbox can send at the moment"
@@ -84,6 +86,8 @@ class Telling:
     async def _look_after(self, telling: notices.Telling) -> None:
         """Into the queue, out of it again where its mailbox cannot send, and down in the books when it has gone."""
         now = self.clock()
+        if telling.answer == NOBODY and telling.next_at > now:
+            return
 
         async def work(tx: Transaction) -> str | None:
             message = await messages.one(tx, telling.message_id) if telling.state == notices.QUEUED else None
@@ -108,7 +112,9 @@ class Telling:
         self, tx: Transaction, telling: notices.Telling, message: messages.Summary, now: float
     ) -> str | None:
         """To another mailbox, where the one it waits for cannot send by now and there is another one."""
-        if message.held or message.mailbox_id in {one.id for one in await self._able(tx)}:
+        mailbox = self.directory.now.mailboxes.get(message.mailbox_id)
+        able = mailbox is not None and await _can_log_in(tx, mailbox.for_setting("sending"))
+        if message.held or (able and message.mailbox_id not in await _stuck(tx)):
             return None
         moved = await self._queue(tx, telling, now, not_by=message.mailbox_id)
         if moved is not None:
@@ -128,11 +134,12 @@ class Telling:
         """The id of the mailbox in whose queue it lies now; None where it stays as it was."""
         if telling.claimed_until > await tx.now():
             return None
-        mailbox = next((one for one in await self._able(tx) if one.id != not_by), None)
+        mailbox = await self._able(tx, not_by=not_by)
         if mailbox is None:
             over = telling.at < now - LIFE
-            if telling.state == notices.WAITING and (over or not telling.answer):
-                await notices.settle(tx, telling, notices.FAILED if over else notices.WAITING, answer=NOBODY)
+            if telling.state == notices.WAITING and (over or telling.answer in ("", NOBODY)):
+                state = notices.FAILED if over else notices.WAITING
+                await notices.settle(tx, telling, state, next_at=now + PAUSE, answer=NOBODY)
             return None
         mail = self.mail(telling, mailbox, now)
         if not await notices.settle(tx, telling, notices.QUEUED, mailbox_id=mailbox.id, message_id=mail.id):
@@ -141,17 +148,15 @@ class Telling:
         await messages.accept(tx, mail.to_queue(mailbox.id, sealed), now, now + DEADLINE)
         return mailbox.id
 
-    async def _able(self, tx: Transaction) -> list[Mailbox]:
-        """The mailboxes that can send, the best first: the one for notices, then the default one."""
-        usable = {token.id for token in await tokens.everything(tx) if token.state is TokenState.ACQUIRED}
-        stuck = {subject for subject, what in await notices.episodes(tx) if what == STUCK}
-        snapshot, wanted = self.directory.now, fold(self.settings.notices_mailbox)
-        found = [
-            mailbox
-            for mailbox in snapshot.mailboxes.values()
-            if mailbox.settings.send and mailbox.id not in stuck and _can_log_in(mailbox.for_setting("sending"), usable)
-        ]
-        return sorted(found, key=lambda one: (one.address != wanted, not one.default, one.address))
+    async def _able(self, tx: Transaction, *, not_by: str) -> Mailbox | None:
+        """The best mailbox that can send: the one for notices, then the default one."""
+        wanted = fold(self.settings.notices_mailbox)
+        found = [one for one in self.directory.now.mailboxes.values() if one.settings.send and one.id != not_by]
+        stuck = await _stuck(tx)
+        for mailbox in sorted(found, key=lambda one: (one.address != wanted, not one.default, one.address)):
+            if mailbox.id not in stuck and await _can_log_in(tx, mailbox.for_setting("sending")):
+                return mailbox
+        return None
 
     def mail(self, telling: notices.Telling, mailbox: Mailbox, now: float) -> "Mail":
         """A telling as `mailbox` sends it."""
@@ -193,8 +198,15 @@ class Mail:
         return NewMessage(self.id, mailbox_id, DEVICE, self.envelope, self.message_id, subject, size, sealed)
 
 
-def _can_log_in(mailbox: Mailbox, usable: set[str]) -> bool:
-    return mailbox.token_id in usable if mailbox.app_id else mailbox.has_password
+async def _stuck(tx: Transaction) -> set[str]:
+    return {subject for subject, what in await notices.episodes(tx) if what == STUCK}
+
+
+async def _can_log_in(tx: Transaction, mailbox: Mailbox) -> bool:
+    if not mailbox.app_id:
+        return mailbox.has_password
+    token = await tokens.get(tx, mailbox.token_id or "")
+    return token is not None and token.state is TokenState.ACQUIRED
 
 
 def document(told: Sequence[Notice], now: float, external_url: str) -> str:
