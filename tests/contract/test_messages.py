@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from posthouse.model.message import MessageState, Recipient, Stage
 from posthouse.store import applied, configuration, events, journal, messages
@@ -100,6 +101,21 @@ async def test_the_same_queue_id_is_not_accepted_twice(store: Store) -> None:
 
 
 # Claiming
+
+
+@pytest.mark.parametrize("order", ["", "device", "mailbox"])
+async def test_no_more_is_claimed_than_was_asked_for_however_the_database_goes_about_it(
+    site: Site, store: Store, order: str
+) -> None:
+    epoch = await held_mailbox(store)
+    await accept(store, *(f"m{number:02}" for number in range(40)))
+
+    async def work(tx: Transaction) -> list[messages.Claim]:
+        for way in ("hashjoin", "mergejoin", "hashagg", "sort", "material") if site.url else ():
+            await tx.all(text(f"SET LOCAL enable_{way} = off"))
+        return await messages.claim(tx, "mb_1", "node-1", epoch, NOW, 7, order)
+
+    assert len(await store.database.write(work)) == 7
 
 
 async def test_many_claimers_get_every_message_exactly_once(site: Site) -> None:

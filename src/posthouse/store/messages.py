@@ -106,12 +106,22 @@ _still_held = (
     .where(mailbox.c.id == bindparam("mailbox"), mailbox.c.dispatch_epoch == bindparam("epoch"))
     .with_for_update(read=True)
 )
-_claim = (
-    update(message)
-    .where(message.c.id.in_(_due))
-    .values(stage=str(Stage.CLAIMED), claim_owner=bindparam("owner"), claim_epoch=bindparam("epoch"))
-    .returning(*message.c, _its_body)
-)
+
+
+def _claiming(due: Select[tuple[str]]) -> ClauseElement:
+    """Claim what is due, which is looked for once: a subquery in its place may be run again for each row.
+
+    PostgreSQL does so where it takes that for cheap, and each time passes over what has just been claimed.
+    """
+    found = due.cte("due")
+    return (
+        update(message)
+        .where(message.c.id.in_(select(found.c.id)))
+        .values(stage=str(Stage.CLAIMED), claim_owner=bindparam("owner"), claim_epoch=bindparam("epoch"))
+        .returning(*message.c, _its_body)
+    )
+
+
 _earlier = message.alias("earlier")
 
 
@@ -124,16 +134,10 @@ def _in_order(*, of_device: bool) -> ClauseElement:
         _earlier.c.id < message.c.id,
         *([_earlier.c.device == message.c.device] if of_device else []),
     )
-    due = _due.where(~held_back.exists()).order_by(None).order_by(message.c.id)
-    return (
-        update(message)
-        .where(message.c.id.in_(due))
-        .values(stage=str(Stage.CLAIMED), claim_owner=bindparam("owner"), claim_epoch=bindparam("epoch"))
-        .returning(*message.c, _its_body)
-    )
+    return _claiming(_due.where(~held_back.exists()).order_by(None).order_by(message.c.id))
 
 
-_claims = {"": _claim, "mailbox": _in_order(of_device=False), "device": _in_order(of_device=True)}
+_claims = {"": _claiming(_due), "mailbox": _in_order(of_device=False), "device": _in_order(of_device=True)}
 _unclaim = (
     update(message)
     .where(
