@@ -20,6 +20,8 @@ from tests.support.serving import Serving, serving
 from tests.support.tokens import by_device
 
 PEOPLE, ROUNDS, EACH = 24, 8, 5
+LOST = 3
+"""Answers that the provider does not send, so that there are some of which nobody hears on a fast machine too."""
 FILE = """
 [[provider]]
 name = "example"
@@ -76,12 +78,13 @@ async def test_tokens_survive_kill_9_except_where_it_fell_between_sending_and_co
             await furnish(gateway, oidc, person)
     unheard: set[str] = set()
     with serving(tmp_path, tmp_path / "data") as running:
-        for _ in range(ROUNDS):
+        oidc.lose_answers(LOST)
+        for round_ in range(ROUNDS):
             unheard |= make_due(tmp_path / "data", EACH)
             began = time.time()
             await asyncio.to_thread(running.start)
             await until(partial(is_asking, running, began), "the first request")
-            await asyncio.sleep(chance.uniform(0.0, 0.3))
+            await asyncio.sleep(chance.uniform(0.0, 0.3) if round_ % 2 else chance.uniform(0.0, 0.03))
             await asyncio.to_thread(running.kill)
         unheard |= make_due(tmp_path / "data")
         await asyncio.to_thread(running.start)
@@ -91,7 +94,8 @@ async def test_tokens_survive_kill_9_except_where_it_fell_between_sending_and_co
     lost = {account for account, state, _ in states if state == "invalid"}
     assert lost <= unheard
     assert {reason for _, state, reason in states if state == "invalid"} <= {"answer_lost"}
-    assert len(unheard) >= 3
+    assert len(unheard) >= LOST
+    assert lost
     assert max(serials) >= 3
     assert oidc.grants() == PEOPLE - len(lost)
 
