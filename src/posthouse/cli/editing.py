@@ -35,7 +35,12 @@ LISTS = {
     "provider": ("scopes",),
     "device": ("mailboxes", "protocols", "networks", "senders"),
 }
-FLAGS = {"mailbox": ("send", "default"), "app": ("testing",), "provider": ("own_redirect",), "device": ()}
+FLAGS = {
+    "mailbox": ("send", "default", "ordered"),
+    "app": ("testing",),
+    "provider": ("own_redirect",),
+    "device": ("ordered",),
+}
 COUNTS = {
     "provider": tuple(
         f"limits.{key}"
