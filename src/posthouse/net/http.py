@@ -60,7 +60,7 @@ class HttpClient:
 
         if ca_file not in self._clients:
             context = client_context(Path(ca_file) if ca_file else None)
-            limits = httpx2.Limits(max_connections=200, max_keepalive_connections=40)
+            limits = httpx2.Limits(max_connections=200, max_keepalive_connections=100)
             self._clients[ca_file] = httpx2.AsyncClient(
                 verify=context, follow_redirects=False, timeout=None, limits=limits, cookies=_no_cookies()
             )

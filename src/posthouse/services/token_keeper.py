@@ -40,7 +40,7 @@ LEEWAY = 60.0
 SELDOM = 30.0
 """Seconds between refreshes in the background, at least, however short the provider makes its tokens."""
 LONGEST_PAUSE = 3600.0
-AT_ONCE = 32
+AT_ONCE = 64
 """Refreshes in the background that may be under way."""
 LOOK = 200
 """Grants that one look for what is due finds at most; while there are so many, there is no rest in between."""
