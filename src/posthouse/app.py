@@ -39,6 +39,7 @@ from posthouse.services.key_rotation import KeyRotation
 from posthouse.services.master_key_change import MasterKeyChange
 from posthouse.services.notices import Notices
 from posthouse.services.rates import Rates
+from posthouse.services.refused_senders import RefusedSenders
 from posthouse.services.reporting import Reporting
 from posthouse.services.retention import Retaining
 from posthouse.services.sharing import Sharing
@@ -116,6 +117,7 @@ class Gateway:
         """Following events, refreshing, dispatching, looking after sign-ins, warning."""
         parts = self.parts
         await parts.following.start()
+        await parts.refused_senders.start()
         for name, work in (
             ("following", parts.following.run),
             ("token keeper", parts.keeper.run),
@@ -248,6 +250,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
     giving_back = GivingBack(store, sign_in, clock)
     logins = DeviceLogins(directory, store.sealer, clock)
     rates = Rates(store, clock)
+    refused_senders = RefusedSenders(store, directory, clock)
     following = Following(store, directory)
     forewarning = Forewarning(store, directory, clock)
     telling = Telling(store, directory, clock, settings, dispatcher.accepted)
@@ -260,6 +263,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
     directory.on_change(dispatcher.configuration_changed)
     following.listen(forget_token)
     following.listen(dispatcher.on_event)
+    following.listen(refused_senders.on_event)
     return Parts(
         settings=settings,
         store=store,
@@ -281,7 +285,8 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
         app_check=AppCheck(directory, sign_in, clock, settings.external_url),
         credentials=credentials,
         dispatcher=dispatcher,
-        submission=Submission(store, directory, logins, rates, clock, hostname, dispatcher.accepted),
+        submission=Submission(store, directory, logins, rates, clock, hostname, dispatcher.accepted, refused_senders),
+        refused_senders=refused_senders,
         rates=rates,
         logins=logins,
         following=following,

@@ -42,6 +42,15 @@ def test_from_an_empty_directory_to_a_printer_that_can_log_in(run: Run) -> None:
     assert shown(run("mailbox show support@example.com --json"))["direction"] == "outgoing"
 
 
+def test_a_sender_address_that_was_never_proved_is_warned_of(run: Run) -> None:
+    run(OFFICE)
+    run("mailbox add support@example.com --app office --sender-address help@example.com")
+    warned = "Warning: the sender address differs from support@example.com, who signs in"
+    assert warned in run("mailbox show support@example.com").stdout
+    run("mailbox edit support@example.com --unset sender_address")
+    assert "Warning" not in run("mailbox show support@example.com").stdout
+
+
 @pytest.mark.parametrize("way", ["line", "file", "environment"])
 def test_a_secret_never_stands_on_the_command_line(run: Run, tmp_path: Path, way: str) -> None:
     (tmp_path / "secret").write_text("canary-secret\n")

@@ -91,6 +91,24 @@ def test_a_throttled_part_ends_the_attempt_and_spends_nothing() -> None:
     assert states(result) == ["waiting"] * 4
 
 
+def test_a_refused_sender_costs_nothing_and_leaves_mailbox_and_pace_alone() -> None:
+    refused = Said(554, "554 5.2.252 SendAsDenied", "fix_permission", of_sender=True)
+    result = judged(message(*people(2)), refused, refused)
+    assert states(result) == ["waiting", "waiting"]
+    assert (result.state, result.kind, result.spent, result.hold, result.throttled) == (
+        "queued", "delayed", 0, False, False,
+    )  # fmt: skip
+    assert result.sender == "refused"
+    assert judged(message(*people(2)), TAKEN, LATER).sender == "allowed"
+    assert judged(message(*people(1)), THROTTLED).sender == ""
+
+
+def test_a_refused_sender_ends_the_attempt_also_where_more_parts_would_follow() -> None:
+    refused = Said(550, "550 5.7.60 No", "fix_permission", of_sender=True)
+    result = judged(message(*people(4)), refused, refused, at_most=2)
+    assert (result.goes_on_at, result.spent, states(result)) == (None, 0, ["waiting"] * 4)
+
+
 def test_a_recipient_that_gets_too_much_does_not_slow_the_mailbox_down() -> None:
     own = Said(450, "450 4.2.1 The user you are trying to contact is receiving mail too quickly", "throttled", own=True)
     assert own.concern is Concern.LATER

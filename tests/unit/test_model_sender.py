@@ -4,7 +4,15 @@ import pytest
 
 from posthouse.model.device import Device, DeviceSettings
 from posthouse.model.mailbox import Mailbox, MailboxSettings
-from posthouse.model.sender import NotAllowed, check_sender, choose_mailbox, permitted_senders
+from posthouse.model.sender import (
+    Learnt,
+    NotAllowed,
+    check_sender,
+    choose_mailbox,
+    permitted_senders,
+    refused_address,
+    sender_doubt,
+)
 
 
 def mailbox(address: str, *, account: str = "", **settings: object) -> Mailbox:
@@ -128,3 +136,38 @@ def test_a_refusal_names_the_right_sender_in_few_words() -> None:
     assert refused == NotAllowed("Sender must be support@example.com")
     kept = device("support@example.com", senders=("scan@example.com",))
     assert check_sender(kept, SUPPORT, "boss@example.com") == NotAllowed("Sender must be scan@example.com")
+
+
+@pytest.mark.parametrize(
+    ("answer", "meant"),
+    [
+        ("554 5.2.252 SendAsDenied; alice@example.com not allowed to send as Sales@example.com; STOREDRV", "sales"),
+        ("554 5.2.252 SendAsDenied; alice@example.com not allowed to send as <sales@example.com>", "sales"),
+        ("554 5.2.252 SendAsDenied; alice@example.com not allowed to send as stranger@example.com", "help"),
+        ("550 5.7.60 SMTP; Client does not have permissions to send as this sender", "help"),
+    ],
+)
+def test_a_refusal_means_whom_it_names_if_the_mailbox_may_send_as_that(answer: str, meant: str) -> None:
+    assert refused_address(answer, "Help@example.com", SUPPORT) == f"{meant}@example.com"
+
+
+@pytest.mark.parametrize(
+    ("settings", "learnt", "doubt"),
+    [
+        ({}, "", ""),
+        ({}, "refused", "refused"),
+        ({"sender_address": "Help@example.com"}, "", "unproved"),
+        ({"sender_address": "help@example.com"}, "allowed", ""),
+        ({"sender_address": "help@example.com"}, "refused", "refused"),
+        ({"sender_address": "Alice@example.com"}, "", ""),
+        ({"sender_address": "help@example.com", "sender": "as-given"}, "refused", ""),
+        ({"sender_address": "help@example.com", "send": False}, "refused", ""),
+    ],
+)
+def test_a_sender_is_doubted_that_was_refused_or_never_proved(
+    settings: dict[str, object], learnt: str, doubt: str
+) -> None:
+    box = mailbox("support@example.com", account="alice@example.com", **settings)
+    address = str(settings.get("sender_address", box.address)).lower()
+    known = [Learnt(address, learnt, "", 1.0)] if learnt else []  # type: ignore[arg-type]
+    assert sender_doubt(box, known) == doubt

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from posthouse.model.sender import Learnt
 from posthouse.model.token import TokenState
 from posthouse.services.overview import MailboxView, overview
-from posthouse.store import configuration, tokens
+from posthouse.store import configuration, senders, tokens
 from posthouse.store.database import Transaction
 from tests.contract.making import NOW, add_consent, consent
 from tests.support.boxes import ALICE, SUPPORT, Box, box
@@ -88,6 +89,33 @@ async def test_a_mailbox_shows_its_settings_and_where_they_come_from(tmp_path: P
         assert "Sender name Sales & <co>" in text
         assert "moved to Archive" in text
         assert "Settings come from mail.toml." in text
+
+
+async def test_a_mailbox_lists_what_it_may_send_as_and_warns_of_its_sender(tmp_path: Path) -> None:
+    file = FILE.replace("sender_name", 'sender_address = "shop@example.com"\nsender_name')
+    async with house(tmp_path / "data", file, background=False) as home, administrator(home) as person:
+        assert "The sender address differs from robot@example.com, who signs in" in await page_of(home, person)
+        assert "May send as" not in person.text()
+        answer = "554 5.2.252 SendAsDenied; <b>robot</b>"
+        for learnt in (
+            Learnt("help@example.com", "allowed", "", home.clock()),
+            Learnt("shop@example.com", "refused", answer, home.clock()),
+        ):
+            await learn(home, learnt)
+        text = await page_of(home, person)
+        assert "May send as help@example.com allowed by the provider" in text
+        assert "shop@example.com refused by the provider" in text
+        assert answer in text
+        assert "The provider refuses the sender address. Let robot@example.com send as it" in text
+        await learn(home, Learnt("shop@example.com", "allowed", "", home.clock()))
+        text = await page_of(home, person)
+        assert "shop@example.com allowed by the provider" in text
+        assert "The provider refuses the sender address" not in text
+
+
+async def learn(home: House, learnt: Learnt) -> None:
+    mailbox_id = (await view(home)).mailbox.id
+    await home.parts.store.database.write(lambda tx: senders.learn(tx, mailbox_id, learnt))
 
 
 async def test_a_mailbox_with_a_password_has_no_token_and_shows_no_password(tmp_path: Path) -> None:

@@ -9,6 +9,12 @@ from posthouse.cli.connection import path_of
 from posthouse.cli.editing import add_verbs
 from posthouse.cli.wording import endings_words, step_for, tokens_words, waiting_words
 
+_DOUBTS = {
+    "unproved": "the sender address differs from {account}, who signs in, and the provider has not taken it yet. "
+    "See that the account may send as it.",
+    "refused": "the provider refuses the sender address. Let {account} send as it at the provider, or change it.",
+}
+
 
 @click.group()
 def mailbox() -> None:
@@ -69,6 +75,15 @@ def _show(one: dict[str, Any]) -> None:
     )
     for server in one["servers"]:
         click.echo(_server(server))
+    for sender in one["senders"]:
+        click.echo(f"sender {sender['address']}: {sender['state']}, {_last_words(sender)}")
+    if doubt := _DOUBTS.get(one["sender_doubt"]):
+        click.echo(f"Warning: {doubt.format(account=one['account'])}")
+
+
+def _last_words(sender: dict[str, Any]) -> str:
+    since = moment(sender["since"])
+    return f"{since}: {clean(sender['answer'], 400)}" if sender["answer"] else f"since {since}"
 
 
 def _server(server: dict[str, Any]) -> str:

@@ -6,8 +6,10 @@ Only a verdict about the message ends a message; whatever concerns the mailbox, 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Literal
 
 from posthouse.model.message import MessageState, QueuedMessage, Recipient, pause_before
+from posthouse.model.sender import SenderState
 
 ACCOUNT_CLASSES = frozenset(
     ("reauthorise", "fix_app_registration", "fix_mailbox_setting", "fix_permission", "fix_licence", "fix_policy")
@@ -21,6 +23,7 @@ class Concern(Enum):
 
     MESSAGE = "this message or recipient, for good"
     LATER = "this message or recipient, for now"
+    SENDER = "the sender's address, whoever it is for"
     MAILBOX = "the mailbox or its account"
     THROTTLE = "the pace"
 
@@ -29,7 +32,7 @@ class Concern(Enum):
 class Said:
     """A reply with what the error catalogue makes of it; `class_` and `meaning` are empty where it knows nothing.
 
-    `own`: it was said to one recipient, the sender being accepted.
+    `own`: it was said to one recipient, the sender being accepted. `of_sender`: it refuses the sender's address alone.
     """
 
     code: int
@@ -37,6 +40,7 @@ class Said:
     class_: str = ""
     meaning: str = ""
     own: bool = False
+    of_sender: bool = False
 
     @property
     def accepted(self) -> bool:
@@ -46,6 +50,8 @@ class Said:
     def concern(self) -> Concern:
         if self.class_ == "throttled":
             return Concern.LATER if self.own else Concern.THROTTLE
+        if self.of_sender:
+            return Concern.SENDER
         if self.code in _ACCOUNT_CODES or self.class_ in ACCOUNT_CLASSES:
             return Concern.MAILBOX
         return Concern.LATER if self.code < 500 or self.class_ == "retry_later" else Concern.MESSAGE
@@ -79,6 +85,7 @@ class Result:
 
     `goes_on_at`: the place of the first recipient who is still to be asked about in the same attempt; None at its end.
     `fits`: so many recipients the server took at once, where it turned others away. `gravest` is the worst word so far.
+    `sender`: whether its address was taken, empty where nothing was said of it.
     """
 
     state: MessageState
@@ -95,6 +102,7 @@ class Result:
     goes_on_at: int | None = None
     fits: int = 0
     gravest: Said | None = None
+    sender: SenderState | Literal[""] = ""
 
 
 def part_of(message: QueuedMessage, start: int, at_most: int) -> Part:
@@ -119,7 +127,14 @@ def judge(
     result = _result(message, tuple(recipients), gravest or _first_good(said), now, chance, goes_on_at)
     taken = sum(word.accepted for word in said)
     fits = taken if len(settled) < len(asked) else 0
-    return replace(result, taken=taken, mixed=_mixed(message, settled), fits=fits, gravest=gravest)
+    sender = _of_sender(gravest, taken)
+    return replace(result, taken=taken, mixed=_mixed(message, settled), fits=fits, gravest=gravest, sender=sender)
+
+
+def _of_sender(gravest: Said | None, taken: int) -> SenderState | Literal[""]:
+    if gravest is not None and gravest.concern is Concern.SENDER:
+        return "refused"
+    return "allowed" if taken else ""
 
 
 def _goes_on_at(part: Part, asked: list[tuple[int, Said]], settled: list[tuple[int, Said]]) -> int | None:
@@ -158,7 +173,7 @@ def _mixed(message: QueuedMessage, settled: list[tuple[int, Said]]) -> tuple[Out
 
 
 def _graver(one: Said | None, other: Said) -> Said:
-    order = (Concern.MESSAGE, Concern.LATER, Concern.THROTTLE, Concern.MAILBOX)
+    order = (Concern.MESSAGE, Concern.LATER, Concern.SENDER, Concern.THROTTLE, Concern.MAILBOX)
     return other if one is None or order.index(other.concern) > order.index(one.concern) else one
 
 
@@ -170,8 +185,8 @@ def _result(
     chance: float,
     goes_on_at: int | None,
 ) -> Result:
-    about_mailbox = not word.accepted and word.concern in (Concern.MAILBOX, Concern.THROTTLE)
-    if goes_on_at is not None and not about_mailbox:
+    about_all = not word.accepted and word.concern in (Concern.MAILBOX, Concern.THROTTLE, Concern.SENDER)
+    if goes_on_at is not None and not about_all:
         return Result(MessageState.QUEUED, recipients, "sent in part", word.text, "", 0.0, 0, goes_on_at=goes_on_at)
     if any(recipient.state == "waiting" for recipient in recipients):
         return _delayed(message, recipients, word, now, chance)
@@ -192,7 +207,7 @@ def _delayed(
         word.meaning,
         now,
         chance,
-        spent=0 if about_mailbox else 1,
+        spent=0 if about_mailbox or word.concern is Concern.SENDER else 1,
         hold=about_mailbox,
     )
     return replace(result, throttled=word.concern is Concern.THROTTLE)

@@ -72,6 +72,12 @@ class QueuedMessage:
     deadline_at: float
     body: bytes = field(repr=False)
     pieces: int = 0
+    queued_at: float = 0.0
+
+    @property
+    def asked_again_at(self) -> float:
+        """When somebody, or a new token, let it go on; 0.0 where it waits since it was accepted."""
+        return self.queued_at if self.queued_at > self.created_at else 0.0
 
     @property
     def waiting(self) -> tuple[str, ...]:

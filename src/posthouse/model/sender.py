@@ -1,10 +1,37 @@
 """Which mailbox sends, and as whom (contract.md, "Which mailbox sends")."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from posthouse.model.device import Device
 from posthouse.model.mailbox import Mailbox, fold
+
+SenderState = Literal["allowed", "refused"]
+REFUSED_FOR = 3600.0
+"""Seconds for which a device is told of a refusal at once; what it sends later asks the provider again."""
+_NAMED = re.compile(r"not allowed to send as <?([^\s<>;,]{3,254})", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What a provider said of an address as sender for one mailbox. `answer`: its words, where it refused."""
+
+    address: str
+    state: SenderState
+    answer: str
+    since: float
+
+
+def refused_address(answer: str, sender: str, mailbox: Mailbox) -> str:
+    """Whom a refusal means: the address it names (the one in From may differ from the envelope's), else the sender.
+
+    An address that the mailbox has no business with is not believed.
+    """
+    named = _NAMED.search(answer)
+    address = fold(named[1]) if named else ""
+    return address if address in permitted_senders(mailbox) else fold(sender)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +47,20 @@ def permitted_senders(mailbox: Mailbox) -> frozenset[str]:
     return frozenset(
         fold(a) for a in (mailbox.address, mailbox.account, settings.sender_address, *settings.senders) if a
     )
+
+
+def sender_doubt(mailbox: Mailbox, learnt: Iterable[Learnt]) -> Literal["", "unproved", "refused"]:
+    """What is against the sender that an automatic mailbox writes into its mail.
+
+    Unproved: it is neither the mailbox nor who signs in, and the provider has not taken it yet.
+    """
+    if not mailbox.settings.send or mailbox.settings.sender != "automatic":
+        return ""
+    sender = fold(mailbox.settings.sender_address or mailbox.address)
+    state = next((one.state for one in learnt if one.address == sender), "")
+    if state == "refused":
+        return "refused"
+    return "" if state or sender in (mailbox.address, fold(mailbox.account)) else "unproved"
 
 
 def choose_mailbox(

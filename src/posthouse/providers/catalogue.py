@@ -48,7 +48,8 @@ class Entry(msgspec.Struct, frozen=True, rename={"class_": "class"}):
     """One explanation. An entry that is not `verified` may support an explanation, never a decision.
 
     `closes`: ways to get a token of which this answer says that they are shut, while others may be open. `shows`: what
-    a person needs to see for the fix, such as "redirect_url".
+    a person needs to see for the fix, such as "redirect_url". `about`: "sender" where nothing but the sender's address
+    is refused.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Entry(msgspec.Struct, frozen=True, rename={"class_": "class"}):
     also_where: tuple[Where, ...] = ()
     closes: tuple[str, ...] = ()
     shows: tuple[str, ...] = ()
+    about: Literal["", "sender"] = ""
 
 
 class _File(msgspec.Struct):

@@ -92,9 +92,23 @@ class Dispatcher:
         lane = self._lanes.get(mailbox_id)
         if lane is not None:
             lane.held_until, lane.holds, lane.fared, lane.waits_for = 0.0, 0, None, ""
+            await self._ask_senders_again(mailbox_id, lane)
         now = self.clock()
         await self.store.database.write(lambda tx: messages.release(tx, mailbox_id, now), long=True)
         self.accepted(mailbox_id)
+
+    async def _ask_senders_again(self, mailbox_id: str, lane: Lane) -> None:
+        """Something was changed: the provider may take by now whom it refused."""
+        now = self.clock()
+        waits = {standing.until for standing in lane.senders.values() if standing.until > now}
+
+        async def work(tx: Transaction) -> None:
+            for until in waits:
+                await messages.resume(tx, mailbox_id, now, until)
+
+        if waits:
+            await self.store.database.write(work, long=True)
+        lane.senders.clear()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -276,7 +290,8 @@ class Dispatcher:
                     lambda tx: paces.read(tx, unknown, snapshot.sending_accounts, None, now)
                 )
             )
-        for mailbox_id, lane in self._lanes.items():
+        for mailbox_id, lane in list(self._lanes.items()):
+            await self._ask_senders_again(mailbox_id, lane)
             self._join(snapshot, mailbox_id, lane)
             if mailbox_id in snapshot.mailboxes and lane.account is not None:
                 lane.account.pace.allowance = snapshot.allowance(snapshot.mailboxes[mailbox_id])

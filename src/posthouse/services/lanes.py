@@ -39,6 +39,17 @@ class Account:
         return any(other is not lane for other in self.waiting.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the provider takes one sender: refused so many times in a row, last `at`, and not tried before `until`."""
+
+    refusals: int = 0
+    at: float = 0.0
+    until: float = 0.0
+    answer: str = ""
+    cause: str = ""
+
+
 @dataclass(slots=True, eq=False)
 class Lane:
     """One mailbox that is ours to send for.
@@ -46,7 +57,8 @@ class Lane:
     `held_until`: it rests after a refusal that concerns it; `waits_for`: its day's allowance is used up, and why.
     `fared`: what was last written down about logging in for it. `order`: see `messages.claim`. `connected` counts
     its open connections; those opened for an earlier `generation` go. `chunking`: BDAT has not been refused so far;
-    `most_recipients`: how many the server took at once when it turned others away.
+    `most_recipients`: how many the server took at once when it turned others away. `senders`: how it takes each sender,
+    by folded address, since the last change of settings or token.
     """
 
     epoch: int
@@ -66,6 +78,7 @@ class Lane:
     leaving: bool = False
     chunking: bool = True
     most_recipients: int = 0
+    senders: dict[str, Standing] = field(default_factory=dict)
     rung_at: float = 0.0
     ahead_at: float = 0.0
 

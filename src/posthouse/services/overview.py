@@ -6,12 +6,13 @@ from typing import Literal
 
 from posthouse.model.forecast import Ending
 from posthouse.model.mailbox import Mailbox, Protocol, Purpose, purpose_of
+from posthouse.model.sender import Learnt, sender_doubt
 from posthouse.model.token import NEXT_STEP, Grant, Token, TokenState
 from posthouse.services import forecast
 from posthouse.services.directory import Directory, Snapshot
 from posthouse.services.forecast import Forecast
 from posthouse.services.refusals import explained, remembered
-from posthouse.store import messages, tokens
+from posthouse.store import messages, senders, tokens
 from posthouse.store.configuration import StoredApp
 from posthouse.store.database import Transaction
 from posthouse.store.messages import Summary, Wanted
@@ -94,7 +95,10 @@ class ServerView:
 
 @dataclass(frozen=True, slots=True)
 class MailboxView:
-    """`tokens`: those that its settings use or wait for, what they share first. `queue` counts messages by state."""
+    """`tokens`: those that its settings use or wait for, what they share first. `queue` counts messages by state.
+
+    `senders`: what the provider has said of addresses as sender.
+    """
 
     mailbox: Mailbox
     app: str
@@ -105,6 +109,16 @@ class MailboxView:
     servers: tuple[ServerView, ...]
     last_success: float
     queue: Mapping[str, int] = field(default_factory=dict)
+    senders: tuple[Learnt, ...] = ()
+
+    @property
+    def sending(self) -> Mailbox:
+        """The mailbox as its sending settings see it."""
+        return self.mailbox.for_setting("sending")
+
+    @property
+    def sender_doubt(self) -> Literal["", "unproved", "refused"]:
+        return sender_doubt(self.sending, self.senders)
 
     @property
     def in_use(self) -> tuple[TokenView, ...]:
@@ -192,6 +206,7 @@ class _Rows:
     results: dict[tuple[str, str], SettingResult]
     counts: dict[str, dict[str, int]]
     sent: dict[str, float]
+    senders: dict[str, tuple[Learnt, ...]]
 
 
 async def overview(store: Store, directory: Directory) -> Overview:
@@ -208,6 +223,7 @@ async def _read(tx: Transaction, store: Store) -> _Rows:
         await tokens.results(tx),
         await messages.counts(tx),
         _last_sent(await messages.page(tx, wanted=Wanted(state="sent"))),
+        await senders.everything(tx),
     )
 
 
@@ -326,6 +342,7 @@ def _mailbox_view(snapshot: Snapshot, rows: _Rows, views: Mapping[str, TokenView
         servers=servers,
         last_success=max((*proved, rows.sent.get(mailbox.id, 0.0))),
         queue=rows.counts.get(mailbox.id, {}),
+        senders=rows.senders.get(mailbox.id, ()),
     )
 
 

@@ -18,19 +18,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from posthouse.model.delivery import Concern, Part, Result, Said, judge, part_of, postponed
-from posthouse.model.mailbox import Mailbox
+from posthouse.model.mailbox import Mailbox, fold
 from posthouse.model.message import MessageState, QueuedMessage
 from posthouse.model.pacing import Pace, Permit, UsedUp
+from posthouse.model.sender import Learnt, refused_address
 from posthouse.protocol.smtp_client import EnvelopeAnswered
 from posthouse.protocol.smtp_reply import Reply
 from posthouse.providers.catalogue import explain_network, explain_smtp
 from posthouse.providers.provider import Family
 from posthouse.services.credentials import Way
-from posthouse.services.lanes import AHEAD_AGAIN, Account, Lane
+from posthouse.services.lanes import AHEAD_AGAIN, Account, Lane, Standing
 from posthouse.services.proving import Proof, failure
 from posthouse.services.token_keeper import NoToken
 from posthouse.services.upstream import SmtpSession, UpstreamFailed, open_smtp
-from posthouse.store import messages, tokens
+from posthouse.store import messages, senders, tokens
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.messages import Claim
 from posthouse.store.sealing import Unsealable
@@ -238,6 +239,9 @@ class Worker:
 
     async def _send(self, claim: Claim) -> bool:
         """Hand one message over, or a part of it; False where the mailbox cannot send at the moment."""
+        if self._begun is None and (standing := self._refused_sender(claim.message)):
+            await self._write(claim, self._as_refused(claim.message, standing))
+            return True
         try:
             result = await self._attempt(claim)
         except NoToken as problem:
@@ -248,7 +252,8 @@ class Worker:
             return False
         if (result.hold or result.goes_on_at is not None) and self._begun is not None:
             self._drop_session()
-        await self._write(claim, result)
+        result, learnt = self._learn_sender(claim.message, result)
+        await self._write(claim, result, learnt)
         return not result.hold
 
     async def _attempt(self, claim: Claim) -> Result:
@@ -361,6 +366,8 @@ class Worker:
         if len(self._claims) < 2 or self._resting or not session.pipelining or self._has_had_its_day(session, 1):
             return
         following = self._claims[1]
+        if self._refused_sender(following.message):
+            return
         if self._comes_after(following, self._claims[0]) or self._generation != self._lane.generation:
             return
         with contextlib.suppress(UsedUp):
@@ -379,6 +386,51 @@ class Worker:
         """Whether it has to stay behind the other one."""
         order = self._lane.order
         return order == "mailbox" or (order == "device" and later.message.device == earlier.message.device)
+
+    # The sender
+
+    def _refused_sender(self, message: QueuedMessage) -> Standing | None:
+        """How its sender stands, where the provider has refused it and it is too early to ask again."""
+        standing = self._lane.senders.get(fold(message.sender))
+        if standing is None or standing.until <= self._dispatcher.clock():
+            return None
+        return standing if message.asked_again_at <= standing.at else None
+
+    def _as_refused(self, message: QueuedMessage, standing: Standing) -> Result:
+        """Not tried: others of its sender were refused a moment ago."""
+        now, recipients = self._dispatcher.clock(), message.recipients
+        result = postponed(message, recipients, standing.answer, standing.cause, now, 0.0, spent=0, kind="waiting")
+        return _until(result, standing.until)
+
+    def _learn_sender(self, message: QueuedMessage, result: Result) -> tuple[Result, Learnt | None]:
+        """What an attempt says of the sender, where that is news; mail of a refused one waits longer each time."""
+        mailbox, address = self._mailbox, fold(message.sender)
+        if not result.sender or mailbox is None:
+            return result, None
+        if result.sender == "allowed":
+            return result, self._allowed(mailbox, address)
+        address = refused_address(result.answer, address, mailbox)
+        learnt = self._refused(address, result)
+        return _until(result, self._lane.senders[address].until), learnt if address else None
+
+    def _allowed(self, mailbox: Mailbox, address: str) -> Learnt | None:
+        standing = self._lane.senders.get(address)
+        if standing is not None and not standing.refusals:
+            return None
+        self._lane.senders[address] = Standing()
+        if standing is None and address in ("", fold(mailbox.account)):
+            return None
+        return Learnt(address, "allowed", "", self._dispatcher.clock())
+
+    def _refused(self, address: str, result: Result) -> Learnt | None:
+        """Refusals over several connections, or of messages begun before it was known, are one refusal."""
+        now, before = self._dispatcher.clock(), self._lane.senders.get(address, Standing())
+        if before.until > now:
+            return None
+        pause = _pause_after(before.refusals + 1)
+        self._lane.senders[address] = Standing(before.refusals + 1, now, now + pause, result.answer, result.cause)
+        log.warning("sender refused", mailbox=self._mailbox_id, sender=address, answer=result.answer)
+        return Learnt(address, "refused", result.answer, now)
 
     # The pace
 
@@ -519,7 +571,9 @@ class Worker:
 
     def _said(self, reply: Reply) -> Said:
         entry = None if reply.accepted else explain_smtp(self._family(), reply.code, reply.enhanced, reply.text)
-        return Said(reply.code, str(reply), entry.class_ if entry else "", entry.meaning if entry else "")
+        if entry is None:
+            return Said(reply.code, str(reply))
+        return Said(reply.code, str(reply), entry.class_, entry.meaning, of_sender=entry.about == "sender")
 
     def _family(self) -> Family:
         mailbox = self._mailbox
@@ -575,20 +629,23 @@ class Worker:
         log.warning("mail parked", mailbox=self._mailbox_id, why=problem.sentence)
         return False
 
-    async def _write(self, claim: Claim, result: Result) -> None:
-        """The outcome, and in the same commit that the next message is being handed over, and a claim on some more.
+    async def _write(self, claim: Claim, result: Result, learnt: Learnt | None = None) -> None:
+        """The outcome, and in the same commit what was learnt of the sender, that the next message is being handed
+        over, and a claim on some more.
 
         Raises _NotOurs.
         """
         self._rest(result, self._dispatcher.clock())
         if result.goes_on_at is not None:
-            await self._write_part(claim, result, result.goes_on_at)
+            await self._write_part(claim, result, result.goes_on_at, learnt)
             return
         begun, held_back = self._begun, self._held_back(claim, result)
         claiming = self._claiming() if len(self._claims) <= 2 and not self._resting else None
 
         async def work(tx: Transaction) -> tuple[bool, list[Claim]]:
             await self._finish(tx, claim, result)
+            if learnt is not None:
+                await senders.learn(tx, self._mailbox_id, learnt)
             for other in held_back:
                 await messages.give_back(tx, other, self._dispatcher.clock())
             ours = begun is None or await messages.hand_over(tx, begun.claim)
@@ -603,11 +660,13 @@ class Worker:
         if not ours:
             raise _NotOurs
 
-    async def _write_part(self, claim: Claim, result: Result, goes_on_at: int) -> None:
+    async def _write_part(self, claim: Claim, result: Result, goes_on_at: int, learnt: Learnt | None) -> None:
         """What became of some recipients; the next step asks about others. Raises _NotOurs."""
         now = self._dispatcher.clock()
 
         async def work(tx: Transaction) -> bool:
+            if learnt is not None:
+                await senders.learn(tx, self._mailbox_id, learnt)
             return await messages.progress(
                 tx, claim, now, result.recipients, answer=result.answer, taken=result.taken, mixed=result.mixed
             )
@@ -673,8 +732,16 @@ class Worker:
 
     def _hold(self, now: float) -> None:
         self._lane.holds += 1
-        pause = min(HOLD_AT_FIRST * 2 ** min(self._lane.holds - 1, 10), HOLD_AT_MOST)
-        self._lane.held_until = now + pause
+        self._lane.held_until = now + _pause_after(self._lane.holds)
+
+
+def _pause_after(times: int) -> float:
+    return min(HOLD_AT_FIRST * 2.0 ** min(times - 1, 10), HOLD_AT_MOST)
+
+
+def _until(result: Result, until: float) -> Result:
+    """Not sooner, where it is to be tried again."""
+    return replace(result, next_at=until) if result.state is MessageState.QUEUED else result
 
 
 def _check_login(reply: Reply) -> None:

@@ -68,7 +68,8 @@ class Door:
 
 @dataclass(slots=True)
 class Submission:
-    """`accepted(mailbox_id)` is called when a message is on disk."""
+    """`accepted(mailbox_id)` is called when a message is on disk; `refuses(mailbox_id, address)` tells whether the
+    provider would refuse that sender."""
 
     store: Store
     directory: Directory
@@ -77,6 +78,7 @@ class Submission:
     clock: Clock
     hostname: str
     accepted: Callable[[str], None]
+    refuses: Callable[[str, str], bool]
     _space_seen: float = -LOOK_AT_DISK
     _space: int = 0
 
@@ -245,6 +247,9 @@ class _Conversation:
             sentence = wrong.sentence if wrong else ""
             log.info("sender refused", device=device.name, sender=event.address[:254], why=sentence)
             return Reply(550, "5.7.1", sentence)
+        if self._is_refused(mailbox, event.address):
+            log.info("sender refused", device=device.name, sender=event.address[:254], why="by the provider")
+            return _refuses(event.address)
         if too_fast := self._service.rates.refusal(device):
             log.info("rate refused", device=device.name, why=too_fast)
             return Reply(452, "4.7.1", too_fast)
@@ -253,6 +258,10 @@ class _Conversation:
             return _too_large(mailbox, most)
         self._mail = _Mail(mailbox, _envelope_sender(mailbox, event.address), event.smtputf8, eight_bit, most)
         return replies.SENDER_OK
+
+    def _is_refused(self, mailbox: Mailbox, sender: str) -> bool:
+        """Whether the provider has refused the sender that the device gave, a moment ago."""
+        return mailbox.settings.sender == "as-given" and self._service.refuses(mailbox.id, sender)
 
     def _as_it_is_now(self) -> Device | None:
         """The device that logged in, with its present settings; None once it is removed or has another password."""
@@ -303,6 +312,9 @@ class _Conversation:
             mail.head = self._complete(mail, given)
         except BadHeader as bad:
             mail.refusal = Reply(554, "5.6.0", str(bad))
+            return
+        if self._is_refused(mail.mailbox, mail.head.sender):
+            mail.refusal = _refuses(mail.head.sender)
 
     def _complete(self, mail: _Mail, given: bytes) -> Head:
         service, settings = self._service, mail.mailbox.settings
@@ -404,6 +416,10 @@ class _Conversation:
         if mail.pieces:
             with contextlib.suppress(OSError, DatabaseUnavailable, CommitUnknown):
                 await self._service.store.spool.remove(mail.id)
+
+
+def _refuses(sender: str) -> Reply:
+    return Reply(550, "5.7.1", f"Provider refuses sender {sender}")
 
 
 def _too_large(mailbox: Mailbox, most: int) -> Reply:

@@ -13,7 +13,7 @@ from posthouse.secret import Secret
 from posthouse.store import events
 from posthouse.store.database import Row, Transaction
 from posthouse.store.sealing import Sealer
-from posthouse.store.tables import app, device, mailbox, provider
+from posthouse.store.tables import app, device, mailbox, provider, sender
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ _devices = select(device).order_by(device.c.name)
 _mailboxes = select(mailbox).where(mailbox.c.address > bindparam("position")).order_by(mailbox.c.address).limit(PAGE)
 _tables = {"provider": provider, "app": app, "mailbox": mailbox, "device": device}
 _deletes = {name: delete(table).where(table.c.id == bindparam("row_id")) for name, table in _tables.items()}
+_forget_senders = delete(sender).where(sender.c.mailbox_id == bindparam("row_id"))
 _password = select(mailbox.c.password).where(mailbox.c.id == bindparam("row_id"))
 _move_token = update(mailbox).where(mailbox.c.id == bindparam("row_id")).values(token_id=bindparam("new_token"))
 
@@ -100,6 +101,8 @@ async def save(tx: Transaction, kind: str, row_id: str, **values: Any) -> None:
 
 async def remove(tx: Transaction, kind: str, row_id: str) -> bool:
     await events.bump(tx, "configuration")
+    if kind == "mailbox":
+        await tx.run(_forget_senders, row_id=row_id)
     return bool(await tx.run(_deletes[kind], row_id=row_id))
 
 

@@ -687,6 +687,7 @@ def _queued(row: Row) -> QueuedMessage:
         deadline_at=row["deadline_at"],
         body=row["body"],
         pieces=row["pieces"],
+        queued_at=row["queued_at"],
     )
 
 

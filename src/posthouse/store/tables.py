@@ -188,6 +188,17 @@ setting = Table(
 )
 """How each protocol of a mailbox last fared with its token: `proved`, `refused` or `unreachable`."""
 
+sender = Table(
+    "sender",
+    metadata,
+    Column("mailbox_id", Text, primary_key=True),
+    Column("address", Text, primary_key=True),
+    _text("state"),
+    _text("answer"),
+    _time("since"),
+)
+"""What a mailbox may send as, learnt from the provider's answers: `allowed` or `refused`."""
+
 authorisation = Table(
     "authorisation",
     metadata,

@@ -19,6 +19,7 @@ from posthouse.services.key_rotation import KeyRotation
 from posthouse.services.master_key_change import MasterKeyChange
 from posthouse.services.notices import Notices
 from posthouse.services.rates import Rates
+from posthouse.services.refused_senders import RefusedSenders
 from posthouse.services.reporting import Reporting
 from posthouse.services.sharing import Sharing
 from posthouse.services.submission import Submission
@@ -44,6 +45,7 @@ class Parts:
     dispatcher: Dispatcher
     submission: Submission
     rates: Rates
+    refused_senders: RefusedSenders
     logins: DeviceLogins
     following: Following
     editing: Editing

@@ -71,6 +71,11 @@ RESULT_STATES = {
     "untested": N_("not tried yet"),
 }
 
+SENDER_STATES = {
+    "allowed": N_("allowed by the provider"),
+    "refused": N_("refused by the provider"),
+}
+
 JOURNAL_KINDS = {
     "accepted": N_("accepted"),
     "sent": N_("sent"),
@@ -197,6 +202,7 @@ LABELS = {
     "message_state": MESSAGE_STATES,
     "recipient_state": RECIPIENT_STATES,
     "result_state": RESULT_STATES,
+    "sender_state": SENDER_STATES,
     "journal_kind": JOURNAL_KINDS,
     "next_step": NEXT_STEPS,
     "step_name": STEP_NAMES,

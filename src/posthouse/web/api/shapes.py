@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from posthouse.model import forecast
 from posthouse.model.device import Device
+from posthouse.model.sender import Learnt
 from posthouse.services import overview
 from posthouse.services.apply_values import MAILBOX_SETTINGS
 from posthouse.services.authorise import Begun
@@ -101,6 +102,15 @@ class Server(BaseModel):
     since: datetime | None
 
 
+class Sender(BaseModel):
+    """What the provider said of an address as sender, the account's own left out: allowed or refused."""
+
+    address: str
+    state: str
+    answer: str
+    since: datetime | None
+
+
 class Mailbox(BaseModel):
     id: str
     address: str
@@ -115,6 +125,8 @@ class Mailbox(BaseModel):
     token: Token | None = Field(description="Of the tokens in use the one that needs somebody most.")
     tokens: list[Token] = Field(description="All that its settings use or wait for.")
     servers: list[Server]
+    senders: list[Sender]
+    sender_doubt: str = Field(description="What is against the automatic sender: unproved, refused, or empty.")
     last_success: datetime | None
     queue: dict[str, int]
     next_step: str = Field(description="get_token, sign_in, reauthorise, or empty.")
@@ -327,6 +339,10 @@ def server(view: ServerView) -> Server:
     )
 
 
+def sender(one: Learnt) -> Sender:
+    return Sender(address=one.address, state=one.state, answer=one.answer, since=moment(one.since))
+
+
 def mailbox(view: MailboxView) -> Mailbox:
     known = view.mailbox
     return Mailbox(
@@ -343,6 +359,8 @@ def mailbox(view: MailboxView) -> Mailbox:
         token=token(view.token) if view.token else None,
         tokens=[token(one) for one in view.tokens],
         servers=[server(one) for one in view.servers],
+        senders=[sender(one) for one in view.senders],
+        sender_doubt=view.sender_doubt,
         last_success=moment(view.last_success),
         queue=dict(view.queue),
         next_step=view.next.next_step if view.next else "",

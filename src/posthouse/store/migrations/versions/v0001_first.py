@@ -342,6 +342,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("hash"),
     )
     op.create_table(
+        "sender",
+        sa.Column("mailbox_id", sa.Text(), nullable=False),
+        sa.Column("address", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), server_default="", nullable=False),
+        sa.Column("answer", sa.Text(), server_default="", nullable=False),
+        sa.Column("since", sa.Double(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("mailbox_id", "address"),
+    )
+    op.create_table(
         "setting",
         sa.Column("mailbox_id", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
