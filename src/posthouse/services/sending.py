@@ -253,6 +253,7 @@ class Worker:
         if (result.hold or result.goes_on_at is not None) and self._begun is not None:
             self._drop_session()
         result, learnt = self._learn_sender(claim.message, result)
+        self._rest(result, self._dispatcher.clock())
         await self._write(claim, result, learnt)
         return not result.hold
 
@@ -615,6 +616,7 @@ class Worker:
         """Park everything of the mailbox, or let it rest where waiting may help."""
         if problem.temporary:
             result = self._network(claim.message, UpstreamFailed("token", problem.sentence), spent=0, hold=True)
+            self._rest(result, self._dispatcher.clock())
             await self._write(claim, result)
             return False
         now, claims = self._dispatcher.clock(), tuple(self._claims)
@@ -635,7 +637,6 @@ class Worker:
 
         Raises _NotOurs.
         """
-        self._rest(result, self._dispatcher.clock())
         if result.goes_on_at is not None:
             await self._write_part(claim, result, result.goes_on_at, learnt)
             return
