@@ -76,7 +76,7 @@ def test_a_gateway_that_sends_long_after_its_lease_would_be_found_out(
 ) -> None:
     monkeypatch.setattr(token_keeper, "PROMPT", 600.0)
     monkeypatch.setattr(token_keeper, "DEADLINE", -600.0)
-    world = simulate(Plan(mailboxes=40, days=1.0, database_troubles=0.02), tmp_path)
+    world = simulate(Plan(mailboxes=40, days=1.0, database_troubles=0.05), tmp_path)
     assert any("was written already" in complaint for complaint in world.judge.complaints)
 
 
