@@ -97,7 +97,7 @@ _due = (
         message.c.stage == literal(""),
         message.c.next_at <= bindparam("now"),
     )
-    .order_by(message.c.next_at)
+    .order_by(message.c.next_at, message.c.id)
     .limit(bindparam("at_most"))
     .with_for_update(skip_locked=True)
 )

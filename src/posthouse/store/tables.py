@@ -267,7 +267,7 @@ message = Table(
     _text("cause"),
     _text("claim_owner"),
     _number("claim_epoch"),
-    Index("message_due", "state", "mailbox_id", "next_at"),
+    Index("message_due", "state", "mailbox_id", "next_at", "id"),
 )
 """Queued mail, and what became of it. `recipients` is JSON: [address, state, answer] each.
 

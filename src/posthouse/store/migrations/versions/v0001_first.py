@@ -188,7 +188,7 @@ def upgrade() -> None:
         sa.Column("claim_epoch", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("message_due", "message", ["state", "mailbox_id", "next_at"], unique=False)
+    op.create_index("message_due", "message", ["state", "mailbox_id", "next_at", "id"], unique=False)
     op.create_table(
         "meta",
         sa.Column("name", sa.Text(), nullable=False),
