@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import smtplib
 from collections.abc import Iterator
@@ -157,12 +158,17 @@ class Server:
         """The messages in a person's INBOX as they lie in the Maildir, oldest first."""
         folder = self.home / "mail" / person.partition("@")[0] / "Maildir"
         files = [path for part in ("new", "cur") for path in folder.glob(f"{part}/*")]
-        return [path.read_bytes() for path in sorted(files, key=lambda path: path.name)]
+        return [path.read_bytes() for path in sorted(files, key=_delivered_at)]
 
     def empty(self) -> None:
         """Throw away all mail. Nobody may be logged in."""
         for name in PEOPLE:
             make_home(self.home / "mail" / name)
+
+
+def _delivered_at(file: Path) -> tuple[int, ...]:
+    """Seconds and microseconds, which a Maildir name has without leading zeros: `1764036614.M98765P12.host`."""
+    return tuple(int(number) for number in re.findall(r"\d+", file.name)[:2])
 
 
 def at(home: Path, authority: Path) -> Server:
