@@ -193,6 +193,29 @@ async def test_two_mailboxes_that_send_as_one_account_are_counted_together(tmp_p
         assert sum("From: support" in text for text in provider.texts(BOB)) == 40
 
 
+async def test_two_nodes_count_two_mailboxes_of_one_account_together_also_when_one_node_goes(
+    tmp_path: Path, postgres: str
+) -> None:
+    clock, shared = Hands(), f'[[mailbox]]\naddress = "{SUPPORT}"\napp = "demo"\nsigns_in_as = "{ALICE}"'
+    key = {"POSTHOUSE_KEY": "A" * 43}
+    open_house = partial(house, database=postgres, clock=clock, environment=key)
+    async with box(tmp_path / "box", clock=clock, **EXCHANGE) as provider, contextlib.AsyncExitStack() as first:
+        one = await first.enter_async_context(open_house(tmp_path / "one", limited(provider, ALICE, more=shared)))
+        async with open_house(tmp_path / "two") as two:
+            assert (await one.by_device(ALICE, provider.approve_as(ALICE))).state == "done"
+            for node in (one, two):
+                await node.parts.directory.refresh()
+                be_microsoft(node)
+            for node in (one, two):
+                await post(node, 20)
+                await post(node, 20, address=SUPPORT)
+            await pass_time(one, lambda: provider.sandbox.post.sent[ALICE] >= 40, 300)
+            await first.aclose()
+            await pass_time(two, lambda: provider.sandbox.post.sent[ALICE] == 80, 300)
+            assert provider.sandbox.post.complaints == Counter()
+            assert sum("From: support" in text for text in provider.texts(BOB)) == 40
+
+
 async def test_a_message_to_more_recipients_than_fit_goes_in_parts(tmp_path: Path) -> None:
     async with exchange(tmp_path, LIMITS.replace("500", "4"), recipients_per_message=4) as (provider, gateway):
         to = tuple(f"person{number}@example.org" for number in range(10))
