@@ -2,7 +2,7 @@
 
 import asyncio
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
@@ -145,7 +145,7 @@ HIDDEN = ("=?utf-8?q?a=0D=0ABcc:_victim@example.org?=", "=?utf-8?b?DQpCY2M6IHZAY
 """Encoded words (RFC 2047) that hold a line end or a NUL: what decodes them writes a field of its own."""
 CONTROLS = ("\r", "\n", "\r\n", "\0", "\x0b", "\x0c", "\x1b", "\x7f", "\x85", "\u2028", "\u2029")
 EVIL = (*HIDDEN, *(f"a{control}Bcc: v@example.org" for control in CONTROLS))
-FIELDS = {
+FIELDS: dict[str, Callable[[str], dict[str, Any]]] = {
     "to": lambda evil: {"to": [f"{evil} <bob@example.org>"]},
     "cc": lambda evil: {"cc": [f'"{evil}" <bob@example.org>']},
     "reply_to": lambda evil: {"reply_to": f'"{evil}" <bob@example.org>'},

@@ -204,6 +204,7 @@ class SmtpServer:
         self._errors = 0
         self._commands = 0
         self._refusal: Reply | None = None
+        self._half_line_end = False
         self._forget_mail()
 
     # For the driver
