@@ -42,6 +42,8 @@ class Liar:
     hangs_up: bool = False
     pause: float = 0.0
     """Seconds before it reads a message."""
+    behind_starttls: bytes = b""
+    """In the clear, in a packet of its own."""
     tls: ssl.SSLContext | None = None
     taken: list[bytes] = field(default_factory=list)
     heard: list[bytes] = field(default_factory=list)
@@ -72,6 +74,9 @@ class _Conversation:
                 await self._read_body()
             elif verb == "STAR" and answer.startswith(b"220"):
                 assert self.liar.tls
+                if self.liar.behind_starttls:
+                    await asyncio.sleep(0.001)
+                    self.writer.write(self.liar.behind_starttls)
                 await self.writer.start_tls(self.liar.tls)
             elif verb == "AUTH" and answer.startswith(b"334"):
                 verb = "AUTH more"

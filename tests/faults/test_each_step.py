@@ -193,6 +193,23 @@ async def test_a_connection_that_had_its_day_costs_the_next_message_nothing(
         assert taken(server) == Counter(("One", "Two"))
 
 
+@pytest.mark.parametrize("apart", [False, True])
+async def test_what_comes_in_the_clear_behind_starttls_is_not_believed(tmp_path: Path, apart: bool) -> None:
+    """Somebody in between adds an answer of his own to EHLO (CVE-2021-38371 and kin)."""
+    injected = b"250-mx.example\r\n250 AUTH PLAIN\r\n"
+    async with opened(tmp_path) as (gateway, server):
+        server.says = {"EHLO": offer(), "STAR": b"220 2.0.0 Go ahead\r\n" + injected * (not apart)}
+        server.behind_starttls = injected * apart
+        queue_id = await gateway.send(PRINTER, BOB, "Clean")
+        await written(gateway, queue_id, "delayed")
+        assert "in the clear" in (answer := (await gateway.message(queue_id)).answer) or "TLS" in answer
+        assert not any(line.startswith((b"AUTH", b"MAIL")) for line in server.heard)
+        server.behind_starttls = b""
+        be_honest(server, offer())
+        await goes_on(gateway, queue_id)
+        assert taken(server) == Counter(("Clean",))
+
+
 async def test_a_slow_line_is_not_cut_and_has_no_say_in_the_timeout_for_answers(tmp_path: Path) -> None:
     """Pieces of 256 KB take 32 seconds over 64 kbit/s, where a mailbox waits 30 for an answer."""
 
