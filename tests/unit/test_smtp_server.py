@@ -755,6 +755,16 @@ def test_a_chunk_out_of_turn_is_swallowed_and_refused(said: bytes) -> None:
     assert c.say(MAIL + b"BDAT 2 LAST\r\nab").endswith(b"250 2.0.0 Queued\r\n")
 
 
+def test_a_message_that_comes_in_chunks_is_neither_for_others_nor_by_data_as_well() -> None:
+    """RFC 3030 section 2."""
+    c = Conversation(CHUNKS)
+    c.say(MAIL + b"BDAT 3\r\na\r\n")
+    assert c.say(b"RCPT TO:<x@y.z>\r\n").startswith(b"503 ")
+    assert c.say(b"DATA\r\n").startswith(b"503 ")
+    assert c.say(b"BDAT 3 LAST\r\nb\r\n").startswith(b"250 ")
+    assert c.body == b"a\r\nb\r\n"
+
+
 def test_chunks_that_are_too_large_together_are_refused() -> None:
     c = Conversation(CHUNKS)
     c.say(MAIL)

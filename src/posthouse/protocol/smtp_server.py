@@ -139,6 +139,7 @@ Event = Greeted | StartTls | Authenticate | MailFrom | RcptTo | DataBegun | Body
 
 BYE = Reply(221, "2.0.0", "Goodbye")
 NOT_OFFERED = Reply(502, "5.5.1", "Not offered here")
+IN_CHUNKS = Reply(503, "5.5.1", "The message comes by BDAT already")
 BDAT_NOT_OFFERED = Reply(502, "5.5.1", "BDAT is not offered here, goodbye")
 """The octets of a chunk would be read as commands."""
 UNKNOWN_COMMAND = Reply(500, "5.5.1", "Unknown command")
@@ -204,7 +205,7 @@ class SmtpServer:
         self._errors = 0
         self._commands = 0
         self._refusal: Reply | None = None
-        self._half_line_end = False
+        self._half_line_end = self._in_chunks = False
         self._forget_mail()
 
     # For the driver
@@ -427,6 +428,8 @@ class SmtpServer:
     def _rcpt(self, argument: str) -> bool:
         if not self._mail_is_open:
             return self._fail(MAIL_FIRST)
+        if self._in_chunks:
+            return self._fail(IN_CHUNKS)
         try:
             path = _path_after("TO:", argument)
         except BadPath as wrong:
@@ -443,6 +446,8 @@ class SmtpServer:
             return self._fail(NO_PARAMETERS)
         if not self._mail_is_open:
             return self._fail(MAIL_FIRST)
+        if self._in_chunks:
+            return self._fail(IN_CHUNKS)
         if not self._recipients:
             return self._fail(RCPT_FIRST)
         return self._ask(DataBegun(), SmtpServer._after_data)
@@ -453,7 +458,7 @@ class SmtpServer:
         size, _, last = argument.partition(" ")
         if not (size.isascii() and size.isdecimal() and len(size) <= 12) or last.upper() not in ("", "LAST"):
             return self._end(Ending.REFUSED, WRONG_PARAMETER)
-        self._chunk_left, self._last_chunk = int(size), bool(last)
+        self._chunk_left, self._last_chunk, self._in_chunks = int(size), bool(last), True
         if not self._recipients:
             self._refusal = RCPT_FIRST if self._mail_is_open else MAIL_FIRST
         self._read = SmtpServer._read_chunk if self._chunk_left else SmtpServer._finish_chunk
@@ -534,6 +539,7 @@ class SmtpServer:
         self._size = 0
         self._chunk_left = 0
         self._last_chunk = False
+        self._in_chunks = False
         self._line_start = True
         self._half_line_end = False
         self._refusal = None
