@@ -20,6 +20,7 @@ from posthouse.net.channel import Channel
 from posthouse.net.http import HttpClient
 from posthouse.net.listener import Listener, bound_socket
 from posthouse.problems import ProblemError, problem
+from posthouse.protocol.smtp_reply import TOO_MANY_CONNECTIONS
 from posthouse.protocol.smtp_server import ServerPolicy
 from posthouse.services.alarm import Alarm
 from posthouse.services.app_check import AppCheck
@@ -380,7 +381,8 @@ def _server_context(settings: Settings) -> ssl.SSLContext:
 
 async def _listen(place: ListenAt, handler: Any, tls: ssl.SSLContext | None) -> Listener:
     try:
-        return await Listener.open(place.host, place.port, handler, tls=tls, on_crash=_crashed)
+        full = TOO_MANY_CONNECTIONS.encode()
+        return await Listener.open(place.host, place.port, handler, tls=tls, on_crash=_crashed, full=full)
     except OSError as cause:
         raise _port_problem(place, cause) from None
 

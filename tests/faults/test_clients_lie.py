@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from posthouse.protocol.smtp_reply import TIMED_OUT, TOO_MANY_CONNECTIONS
 from posthouse.secret import Secret
 from posthouse.services import submission
 from posthouse.store import messages
@@ -66,6 +67,7 @@ def nothing_crashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert crashes == []
 
 
+MOST_FROM_ONE = 200
 BROKEN_OFF = (
     b"",
     b"EH",
@@ -113,6 +115,35 @@ async def test_a_client_that_drips_octets_is_left_as_well(
         assert (await ended)[:4] in (b"", b"421 ")
     await nobody_is_left(gateway)
     assert await queued(gateway) == 0
+
+
+async def test_slow_ones_from_one_address_keep_nobody_else_out_and_go_in_the_end(
+    gateway: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them sends an octet now and then, at another step of the conversation."""
+    starts = (b"E", b"EHLO x\r\nAUTH LOG", b"EHLO x\r\nAUTH LOGIN\r\n", b"EHLO x\r\nMAIL FROM:<a@b.")
+    dripped: list[Client] = []
+    async with contextlib.AsyncExitStack() as crowd:
+        for number in range(MOST_FROM_ONE):
+            dripped.append(await crowd.enter_async_context(client(port(gateway))))
+            await dripped[-1].say(starts[number % len(starts)])
+        one_more = Client(*await asyncio.open_connection("127.0.0.1", port(gateway)))
+        assert await one_more.rest() == TOO_MANY_CONNECTIONS.encode()
+        one_more.vanish()
+        elsewhere = await asyncio.open_connection("127.0.0.1", port(gateway), local_addr=("127.0.0.2", 0))
+        somebody = Client(*elsewhere)
+        assert (await somebody.hear()).startswith(b"220 ")
+        assert (await somebody.log_in(*login(gateway))).startswith(b"235 ")
+        assert (await somebody.begin(BOB)).startswith(b"354 ")
+        assert (await somebody.ask(HEADER + b"\r\nthrough\r\n.")).startswith(b"250 ")
+        somebody.vanish()
+
+        monkeypatch.setattr(submission, "PATIENCE", 0.0)
+        for one in dripped:
+            await one.say(b"x")
+        answers = {(await one.rest()).splitlines()[-1] for one in dripped}
+        assert answers == {TIMED_OUT.encode().strip()}
+    await nobody_is_left(gateway)
 
 
 async def test_ten_thousand_recipients_are_far_too_many(gateway: House) -> None:

@@ -32,14 +32,15 @@ async def send_large(gateway: House) -> int:
 
 async def post_large(gateway: House) -> int:
     """The same over the API: 250 where it was taken, 451 where it was not."""
-    intake = Intake(gateway.parts.store, gateway.clock, "gateway.example", gateway.parts.dispatcher.accepted)
+    parts = gateway.parts
+    intake = Intake(parts.store, gateway.clock, "gateway.example", parts.dispatcher.accepted, parts.refused_senders)
 
     async def octets() -> AsyncIterator[bytes]:
         yield b"Subject: Large\r\n\r\n"
         yield LARGE.encode()
 
     try:
-        await intake.take(Posting(gateway.parts.directory.now.by_address[ALICE], "", (BOB,), "a key"), octets())
+        await intake.take(Posting(parts.directory.now.by_address[ALICE], "", (BOB,), "a key"), octets())
     except CommitUnknown:
         return 451
     return 250

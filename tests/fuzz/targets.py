@@ -26,6 +26,7 @@ from posthouse.protocol import (
 )
 from posthouse.protocol import smtp_reply as replies
 from posthouse.protocol.maildrop import MailStore
+from posthouse.protocol.reading import has_bare_line_end
 from posthouse.protocol.sasl import xoauth2
 from posthouse.protocol.smtp_reply import Reply
 from posthouse.secret import Secret
@@ -59,11 +60,20 @@ SMTP_POLICIES = (
     smtp_server.ServerPolicy("gw.example", auth_required=False, auth_needs_tls=False, auth_mechanisms=("XOAUTH2",)),
 )
 
+SMTP_CHUNKS = smtp_server.ServerPolicy("gw.example", auth_required=False, chunking=True, size_limit=500)
+
+
+def smtp_policy(octets: bytes) -> smtp_server.ServerPolicy:
+    """The first octet chooses it."""
+    if octets.startswith(b"d"):
+        return SMTP_CHUNKS
+    return SMTP_POLICIES[octets[0] % len(SMTP_POLICIES)] if octets else SMTP_POLICIES[0]
+
 
 def play_smtp_server(octets: bytes, step: int) -> object:
-    """The first octet chooses the policy. Where a TLS handshake seems to begin, the conversation is over."""
+    """Where a TLS handshake seems to begin, the conversation is over. No message that is taken smuggles another one."""
     octets = octets[: octets.find(b"\n\x16") + 2] if b"\n\x16" in octets else octets
-    server = smtp_server.SmtpServer(SMTP_POLICIES[octets[0] % len(SMTP_POLICIES)] if octets else SMTP_POLICIES[0])
+    server = smtp_server.SmtpServer(smtp_policy(octets))
     said, body, taken, told = [server.data_to_send()], bytearray(), [], []
     for piece in (*pieces(octets[1:], step), b""):
         server.receive_data(piece)
@@ -74,6 +84,9 @@ def play_smtp_server(octets: bytes, step: int) -> object:
             told.append(repr(event))
             if isinstance(event, smtp_server.BodyEnd):
                 taken.append(bytes(body))
+                assert event.size == len(body)
+                assert not has_bare_line_end(taken[-1])
+                assert b"\0" not in body
             body.clear()
             if (reply := smtp_decision(event)) is not None:
                 server.reply(reply)
@@ -112,12 +125,16 @@ SMTP_SERVER = Target(
         b"bEHLO me\r\n",
         b"cHELO me\r\nMAIL FROM:<>\r\n",
         b"cEHLO me\r\nAUTH XOAUTH2\r\n",
+        b"dEHLO me\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n",
+        b"dEHLO me\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 9\r\nSubject: ",
     ),
     (
         b"EHLO me", b"HELO", b"STARTTLS", b"AUTH PLAIN", b"AUTH LOGIN", b"AUTH PLAIN " + PLAIN, b"bWU=", b"c2VjcmV0",
         b"*", b"MAIL FROM:<a@b>", b"MAIL FROM:<> SIZE=5 BODY=8BITMIME SMTPUTF8", b"RCPT TO:<c@d>", b"RCPT TO:<no@d>",
         b"DATA", b".", b"..", b"...", b"RSET", b"NOOP", b"QUIT", b"VRFY x", b"\0", b"\xff", b"\x16\x03\x01", b"GET /",
-        b"Subject: x", b"", b"\xc3\xa6", b"MAIL FROM:<\"a b\"@c>", b"RCPT TO:<@x,@y:z@w>", *LONG,
+        b"Subject: x", b"", b"\xc3\xa6", b"MAIL FROM:<\"a b\"@c>", b"RCPT TO:<@x,@y:z@w>",
+        b"BDAT 0 LAST", b"BDAT 5", b"BDAT 7 LAST", b"BDAT 12", b"BDAT 3\r\na\r\n", b"BDAT 1\r\n\r",
+        b"BDAT 2 LAST\r\n\n.", b"BDAT 501", b"BDAT -1", b"BDAT 9999999999999", b"BDAT", *LONG,
     ),
     play_smtp_server,
 )  # fmt: skip
@@ -150,7 +167,8 @@ def smtp_next(client: smtp_client.SmtpClient, event: smtp_client.Event) -> None:
         case smtp_client.Authenticated():
             client.send_envelope("a@b.c", ["d@e.f", "g@h.i"])
         case smtp_client.EnvelopeAnswered(go_ahead=True):
-            client.send_body(b"text\r\n.\r\n")
+            client.send_body(b"text\r\n.\r")
+            client.send_body(b"\nmore")
             client.end_body()
         case smtp_client.MessageAnswered() if not client.closed:
             client.send_envelope("a@b.c", ["d@e.f"])
@@ -159,17 +177,20 @@ def smtp_next(client: smtp_client.SmtpClient, event: smtp_client.Event) -> None:
 
 
 OFFER = b"250-mx\r\n250-AUTH XOAUTH2 PLAIN\r\n250 PIPELINING\r\n"
+OFFER_CHUNKS = OFFER.replace(b"250 PIPELINING", b"250-PIPELINING\r\n250 CHUNKING")
 SMTP_CLIENT = Target(
     "smtp-client",
     (
         b"b220 mx\r\n" + OFFER + b"235 in\r\n250 ok\r\n250 ok\r\n550 no\r\n354 go\r\n",
         b"b220 mx\r\n" + OFFER,
+        b"b220 mx\r\n" + OFFER_CHUNKS + b"235 in\r\n250 ok\r\n250 ok\r\n550 no\r\n",
+        b"b220 mx\r\n" + OFFER_CHUNKS + b"235 in\r\n250 ok\r\n250 ok\r\n250 ok\r\n250 chunk\r\n",
         b"a220 mx\r\n250 STARTTLS\r\n",
     ),
     (
         b"220 mx", b"250 OK", b"250-a", b"250 STARTTLS", b"250", b"235 2.7.0 in", b"334 ", b"334 e30=", b"354 go",
         b"421 bye", b"450 4.2.0 later", b"535 5.7.8 no", b"550-a", b"550 no", b"999 x", b"25", b"", b"\xff", b"\0",
-        b"2.1.0", b"250\t", b"250-PIPELINING", b"250 8BITMIME", *LONG,
+        b"2.1.0", b"250\t", b"250-PIPELINING", b"250 8BITMIME", b"250 CHUNKING", b"500 what", *LONG,
     ),
     play_smtp_client,
 )  # fmt: skip

@@ -95,6 +95,19 @@ def other_node(home: House) -> Notices:
     return replace(home.parts.notices)
 
 
+async def test_a_name_cannot_begin_a_field_of_a_notice(tmp_path: Path) -> None:
+    """An app registration may have any name."""
+    text = '[[mailbox]]\naddress = "a@b.example"\npassword = "x"\nsmtp = "127.0.0.1:1 plain"'
+    async with house(tmp_path / "data", text, background=False, **TOLD) as home:
+        mailbox = home.parts.directory.now.by_address["a@b.example"]
+        for title in ("app", "=?utf-8?q?app=0ABcc:_v@b.example?=", "app\u2028Bcc: v@b.example"):
+            document = json.dumps({"title": title, "text": "x"})
+            telling = Telling("nt_1", "mail", "waiting", document, 0.0, 0.0, 0, 0, 0.0, "", "", "")
+            octets = home.parts.notices.telling.mail(telling, mailbox, home.clock()).octets
+            fields = [line.partition(b":")[0] for line in octets.partition(b"\r\n\r\n")[0].split(b"\r\n")]
+            assert (fields.count(b"Subject"), len(fields)) == (1, 9), octets
+
+
 async def test_a_token_that_dies_is_told_by_the_mailbox_for_notices_and_so_is_its_return(tmp_path: Path) -> None:
     async with (
         box(tmp_path / "box") as provider,

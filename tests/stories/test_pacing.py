@@ -63,7 +63,7 @@ def be_microsoft(gateway: House) -> None:
 async def post(gateway: House, count: int, *, address: str = ALICE, to: tuple[str, ...] = (BOB,)) -> list[str]:
     """So many messages at once, as the API takes them; their queue ids."""
     parts = gateway.parts
-    intake = Intake(parts.store, gateway.clock, "gw.example", parts.dispatcher.accepted)
+    intake = Intake(parts.store, gateway.clock, "gw.example", parts.dispatcher.accepted, parts.refused_senders)
     mailbox = parts.directory.now.by_address[address]
 
     async def one(number: int) -> str:

@@ -139,3 +139,29 @@ async def test_of_many_refreshes_at_once_one_wins_and_the_others_are_punished(tm
         assert (state["reuses"], state["token_requests"]["refresh_token"]) == (19, 20)
         (grant,) = state["grants"]
         assert grant["ended"] == "a refresh token was used twice"
+
+
+async def test_with_limits_it_is_as_strict_as_exchange_online(tmp_path: Path) -> None:
+    place = tmp_path / "box"
+    words = ("-m", "posthouse.cli", "sandbox", "--directory", str(place), "--limits", "exchange")
+    process = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(30):
+            while b"Ready" not in await process.stdout.readline():
+                pass
+        described = json.loads((place / "sandbox.json").read_text())
+        offered = await asyncio.to_thread(offered_by, described)
+        assert "chunking" in offered
+        assert offered["auth"].split() == ["LOGIN", "PLAIN", "XOAUTH2"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        await process.wait()
+
+
+def offered_by(described: dict[str, Any]) -> dict[str, str]:
+    """What its SMTP server says after EHLO."""
+    context = ssl.create_default_context(cafile=described["ca_file"])
+    with smtplib.SMTP_SSL("localhost", described["ports"]["smtps"], context=context, timeout=30) as server:
+        server.ehlo()
+        return {name: said.strip() for name, said in server.esmtp_features.items()}

@@ -18,6 +18,7 @@ from posthouse.store import events, messages
 from posthouse.web.api import shapes
 from tests.stories.test_pacing import be_microsoft
 from tests.support.boxes import ALICE, BOB, PRINTER, SUPPORT, Box, box
+from tests.support.clients import over_socket
 from tests.support.house import SECONDS, House, house, until
 
 SALES = "sales@sandbox.example"
@@ -152,6 +153,19 @@ async def test_a_device_is_told_of_a_known_refusal_until_something_is_changed(tm
         assert await states(gateway) == {SALES: "allowed"}
 
 
+@pytest.mark.parametrize("field", [{"from": SALES}, {}], ids=["envelope", "From"])
+async def test_a_program_is_told_of_a_known_refusal_as_a_device_is(tmp_path: Path, field: dict[str, str]) -> None:
+    async with opened(tmp_path, AS_GIVEN) as (_, gateway), over_socket(gateway) as api:
+        queued = await send_as(gateway, SALES, "One")
+        await until_told(gateway, SALES)
+        text = f"From: {SALES}\nTo: {BOB}\n\nx\n".encode()
+        answer = await api.hand_in(text, mailbox=ALICE, **field)
+        assert (answer.status_code, answer.json()["detail"]) == (422, f"Provider refuses sender {SALES}.")
+        letter = {"mailbox": ALICE, "from": SALES, "to": [BOB], "text": "x"}
+        assert (await api.post("/messages", letter)).json()["id"] == "message.sender"
+        assert [one["id"] for one in await api.items("/messages")] == [queued]
+
+
 async def test_a_refusal_is_remembered_over_a_restart_for_an_hour(tmp_path: Path) -> None:
     async with opened(tmp_path, AS_GIVEN) as (_, gateway):
         await send_as(gateway, SALES, "One")
@@ -203,13 +217,13 @@ async def test_a_heap_of_a_refused_sender_is_asked_about_once_and_the_others_pas
 
 
 async def posted(gateway: House, sender: str) -> str:
-    """As the API takes it: what the provider thinks of the sender is not asked at the door."""
+    """As the API takes it before the refusal is known there."""
     parts = gateway.parts
 
     async def octets() -> AsyncIterator[bytes]:
         yield f"From: {sender}\r\nSubject: Hello\r\n\r\nA page.\r\n".encode()
 
-    intake = Intake(parts.store, gateway.clock, "gw.example", parts.dispatcher.accepted)
+    intake = Intake(parts.store, gateway.clock, "gw.example", parts.dispatcher.accepted, lambda *_: False)
     return (await intake.take(Posting(parts.directory.now.by_address[ALICE], sender, (BOB,), "key"), octets())).id
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import bindparam, select
 
 from posthouse.model.message import MessageState, Recipient
+from posthouse.protocol.reading import has_bare_line_end
 from posthouse.store import leases, messages, tables
 from posthouse.store.database import Transaction
 from posthouse.store.messages import Claim
@@ -138,6 +139,85 @@ async def test_what_would_begin_a_field_of_its_own_is_refused(api: Client, chang
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
     assert await api.items("/messages") == []
+
+
+HIDDEN = ("=?utf-8?q?a=0D=0ABcc:_victim@example.org?=", "=?utf-8?b?DQpCY2M6IHZAYS5iDQoNCg==?=", "=?us-ascii?q?=00?=")
+"""Encoded words (RFC 2047) that hold a line end or a NUL: what decodes them writes a field of its own."""
+CONTROLS = ("\r", "\n", "\r\n", "\0", "\x0b", "\x0c", "\x1b", "\x7f", "\x85", "\u2028", "\u2029")
+EVIL = (*HIDDEN, *(f"a{control}Bcc: v@example.org" for control in CONTROLS))
+FIELDS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "to": lambda evil: {"to": [f"{evil} <bob@example.org>"]},
+    "cc": lambda evil: {"cc": [f'"{evil}" <bob@example.org>']},
+    "reply_to": lambda evil: {"reply_to": f'"{evil}" <bob@example.org>'},
+    "from": lambda evil: {"from": f'"{evil}" <{SALES}>'},
+    "subject": lambda evil: {"subject": evil},
+    "X-Ticket": lambda evil: {"headers": {"X-Ticket": evil}},
+    "Message-ID": lambda evil: {"headers": {"Message-ID": f"<{evil}@example.org>"}},
+    "In-Reply-To": lambda evil: {"headers": {"In-Reply-To": evil}},
+    "Resent-To": lambda evil: {"headers": {"Resent-To": evil}},
+    "attachment": lambda evil: {"attachments": [{"name": evil, "content": ""}]},
+}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("evil", EVIL, ids=ascii)
+async def test_no_field_can_hold_another_one(office: House, api: Client, field: str, evil: str) -> None:
+    """It is refused with the name of the field, or what is sent has the fields that were asked for."""
+    answer = await api.post("/messages", LETTER | FIELDS[field](evil))
+    if answer.status_code == 422:
+        assert field.replace("_", "-") in answer.json()["detail"].lower().replace("_", "-") or field in answer.text
+        return
+    assert answer.status_code == 202
+    sent = await stored(office, answer.json()["id"])
+    header = sent.partition(b"\r\n\r\n")[0]
+    assert b"\nbcc" not in header.lower()
+    assert b"\0" not in sent
+    assert not has_bare_line_end(sent)
+    assert b"Hello" in sent.partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"bcc": ["a\r\n@b.example"]}, "bcc"),
+        ({"bcc": ["one@b.example, two@b.example"]}, "bcc"),
+        ({"headers": {"Message-ID": "x" * 2000}}, "Message-ID"),
+        ({"headers": {"Date": "x", "date": "y"}}, "date"),
+        ({"text": "a\0b"}, "text"),
+        ({"html": "a\0b"}, "html"),
+        ({"attachments": [{"name": "a", "type": "multipart/mixed", "content": ""}]}, "multipart/mixed"),
+        ({"attachments": [{"name": "a", "type": "message/partial", "content": ""}]}, "message/partial"),
+    ],
+)
+async def test_what_cannot_be_written_is_named(api: Client, changes: dict[str, Any], named: str) -> None:
+    answer = await api.post("/messages", LETTER | changes)
+    assert answer.status_code == 422
+    assert named in answer.json()["detail"]
+
+
+async def test_a_line_end_in_half_in_a_header_begins_no_field(api: Client) -> None:
+    """A program that takes LF out of what its users type may have left a CR in it."""
+    for text in (b"To: bob@example.org\nSubject: a\rBcc: v@example.org\n\nx", b"To: bob@example.org\rSubject: a\r\rx"):
+        answer = await api.hand_in(text)
+        assert (answer.status_code, answer.json()["id"]) == (422, "message.header")
+        assert "CR" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("text", [b"Subject: a\0b\n\nx", b"Subject: a\n\nx\r\n\0.\r\n", b"\0"])
+async def test_a_nul_is_refused(api: Client, text: bytes) -> None:
+    answer = await api.hand_in(text, to=["bob@example.org"])
+    assert (answer.status_code, answer.json()["id"]) == (422, "message.nul")
+    assert await api.items("/messages") == []
+
+
+async def test_recipients_in_a_header_may_be_of_any_script_but_not_of_an_unknown_one(api: Client) -> None:
+    queue_id = (await api.hand_in("To: Jürgen <jürgen@example.org>\n\nx".encode())).json()["id"]
+    assert [one["address"] for one in (await api.get(f"/messages/{queue_id}")).json()["recipients"]] == [
+        "jürgen@example.org"
+    ]
+    for to in ("jürgen@example.org".encode("latin-1"), "ü".encode() * 200 + b"@example.org"):
+        assert (await api.hand_in(b"To: " + to + b"\n\nx")).json()["id"] == "message.recipient"
+    assert (await api.hand_in(b"Subject: x\n\nx", to=["b\x90@example.org"])).json()["id"] == "message.recipient"
 
 
 async def test_a_whole_message_takes_its_recipients_from_its_header(office: House, api: Client) -> None:

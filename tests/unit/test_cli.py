@@ -3,13 +3,14 @@
 import io
 import json
 import socket
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from posthouse.cli import commands, main, quick
+from posthouse.cli import commands, demo, main, quick
 from posthouse.cli.authorise import _end as end_of_sign_in
 from posthouse.cli.calling import Call, clean, facts, table
 from posthouse.cli.connection import Answer, SocketApi, connect, path_of
@@ -78,6 +79,17 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         words = ["sandbox", "--directory", str(tmp_path), "--port", str(port)]
         with pytest.raises(ProblemError, match=f"at port {port}: "):
             CliRunner().invoke(commands.posthouse, words, standalone_mode=False, catch_exceptions=False)
+
+
+def test_the_gateway_of_the_demo_knows_the_limits_of_its_sandbox() -> None:
+    places = dict.fromkeys(("issuer", "ca_file", "smtp", "imap", "pop3", "mailbox", "device"), "x")
+    strict, plain = (
+        tomllib.loads(demo.APPLY.format(**places, limits=demo._limits_table(word))) for word in ("exchange", None)
+    )
+    assert strict["provider"][0]["limits"] == {
+        "connections": 3, "messages_per_minute": 30, "recipients_per_day": 10_000, "recipients_per_message": 500
+    }  # fmt: skip
+    assert "limits" not in plain["provider"][0]
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,25 @@ def test_it_is_a_report_to_the_sender_that_answers_no_one() -> None:
     assert report["auto-submitted"] == "auto-replied"
 
 
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "=?utf-8?q?a=0D=0ABcc:_victim@example.org?=",
+        "=?utf-8?b?DQpCY2M6IHZAYS5iDQoNCg==?=",
+        "=?utf-8?q?=3D=3Futf-8=3Fq=3F=0ABcc:_v@a.b=3F=3D?=",
+        "=?us-ascii?q?=00?= =?no-such?q?x?= =?utf-8?b?!?=",
+        "a\x0bBcc: v\x85Bcc: v\u2028Bcc: v",
+    ],
+)
+def test_a_subject_cannot_begin_a_field_of_the_report(subject: str) -> None:
+    """Of what was sent, subjects are kept as they were: in encoded words, which may hold anything."""
+    assert reported(replace(UNDELIVERED, subject=subject)).keys() == reported(UNDELIVERED).keys()
+
+
+def test_a_subject_in_encoded_words_is_read() -> None:
+    assert reported(replace(UNDELIVERED, subject="=?utf-8?q?Gr=C3=BC=C3=9Fe?="))["subject"] == "Not delivered: Grüße"
+
+
 def test_people_read_who_did_not_get_it_why_and_that_it_is_kept() -> None:
     text = parts(reported(UNDELIVERED))[0].get_content()  # type: ignore[attr-defined]
     assert "did not reach 2 recipients" in text

@@ -7,6 +7,7 @@ from posthouse.model.mailbox import Mailbox, MailboxSettings
 from posthouse.model.sender import (
     Learnt,
     NotAllowed,
+    check_given,
     check_sender,
     choose_mailbox,
     permitted_senders,
@@ -28,6 +29,11 @@ def mailbox(address: str, *, account: str = "", **settings: object) -> Mailbox:
         version=0,
         settings=MailboxSettings(**settings),  # type: ignore[arg-type]
     )
+
+
+def nobody(_mailbox_id: str, _address: str) -> bool:
+    """Refuses no sender."""
+    return False
 
 
 def device(*mailboxes: str, senders: tuple[str, ...] = ()) -> Device:
@@ -112,7 +118,7 @@ SILENT = mailbox("archive@example.com", send=False, receive="imap")
 def test_a_sender_as_given_has_to_be_permitted_and_any_other_is_replaced(
     box: Mailbox, mail_from: str, allowed: bool
 ) -> None:
-    assert (check_sender(device(box.address), box, mail_from) is None) is allowed
+    assert (check_sender(device(box.address), box, mail_from, nobody) is None) is allowed
 
 
 @pytest.mark.parametrize(
@@ -128,14 +134,26 @@ def test_a_sender_as_given_has_to_be_permitted_and_any_other_is_replaced(
 )
 def test_a_device_may_be_kept_to_its_senders_by_address_or_domain(mail_from: str, allowed: bool) -> None:
     kept = device("support@example.com", senders=("scan@example.com", "@Printers.example"))
-    assert (check_sender(kept, SUPPORT, mail_from) is None) is allowed
+    assert (check_sender(kept, SUPPORT, mail_from, nobody) is None) is allowed
 
 
 def test_a_refusal_names_the_right_sender_in_few_words() -> None:
-    refused = check_sender(device("support@example.com"), AS_GIVEN, "boss@example.com")
+    refused = check_sender(device("support@example.com"), AS_GIVEN, "boss@example.com", nobody)
     assert refused == NotAllowed("Sender must be support@example.com")
     kept = device("support@example.com", senders=("scan@example.com",))
-    assert check_sender(kept, SUPPORT, "boss@example.com") == NotAllowed("Sender must be scan@example.com")
+    assert check_sender(kept, SUPPORT, "boss@example.com", nobody) == NotAllowed("Sender must be scan@example.com")
+
+
+def test_what_the_provider_refused_is_refused_where_it_would_be_used() -> None:
+    def refuses(mailbox_id: str, address: str) -> bool:
+        return (mailbox_id, address) == (AS_GIVEN.id, "Sales@example.com")
+
+    known = NotAllowed("Provider refuses sender Sales@example.com")
+    assert check_given("From", AS_GIVEN, "Sales@example.com", refuses) == known
+    assert check_sender(device("support@example.com"), AS_GIVEN, "Sales@example.com", refuses) == known
+    assert check_given("From", AS_GIVEN, "support@example.com", refuses) is None
+    assert check_given("From", AS_GIVEN, "boss@example.com", refuses) == NotAllowed("From must be support@example.com")
+    assert check_given("From", SUPPORT, "Sales@example.com", lambda *_: True) is None
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def ok(command: str, text: str = "", number: int = 0) -> Completed:
 def test_greetings() -> None:
     assert Talk(b"+OK hello").greeting == [Greeting(Reply(True, "hello"))]
     assert Talk(b"-ERR [SYS/TEMP] busy").greeting == [Greeting(Reply(False, "busy", "SYS/TEMP"))]
+    assert Talk(b"-ERR a\0b\x1b[31m").greeting == [Greeting(Reply(False, "a?b?[31m"))]
     for line in (b"* OK IMAP", b"220 SMTP", b"\x16\x03"):
         assert isinstance(Talk(line).greeting[0], ProtocolError)
 

@@ -42,6 +42,8 @@ def test_a_long_text_is_cut_to_what_a_client_must_take() -> None:
         (b"550 4.7.1 not its class\r\n", Reply(550, "", "4.7.1 not its class")),
         (b"550 5.7.1\r\n", Reply(550, "5.7.1", "")),
         (b"334 \r\n", Reply(334)),
+        (b"250 2.0.0 a\0b\rc\x1b[31m\tQUIT\r\n", Reply(250, "2.0.0", "a?b?c?[31m\tQUIT")),
+        (b"550 \xc2\x85 \xe2\x80\xa8 \xc3\xbc \xff\r\n", Reply(550, "", "? ? ü \ufffd")),
         (b"250-a", None),
         (b"250-a\r\n", None),
     ],

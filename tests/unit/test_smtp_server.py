@@ -242,7 +242,7 @@ def test_helo_has_no_extensions() -> None:
         (b"VRFY a@b\r\n", b"252 2.5.0"),
         (b"EXPN staff\r\n", b"502 5.5.1"),
         (b"HELP\r\n", b"214 2.0.0"),
-        (b"BDAT 10 LAST\r\n", b"500 5.5.1"),
+        (b"BDAT 10 LAST\r\n", b"502 5.5.1"),
         (b"\r\n", b"500 5.5.1"),
         (b"XYZZY\r\n", b"500 5.5.1"),
         (b"NOOP\x00\r\n", b"500 5.5.2"),
@@ -709,12 +709,34 @@ CHUNKS = ServerPolicy("gw", auth_required=False, chunking=True, size_limit=100)
 MAIL = b"EHLO me\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\n"
 
 
-def test_chunks_make_a_message_whatever_they_hold() -> None:
+def test_chunks_make_a_message_wherever_they_are_cut() -> None:
     c = Conversation(CHUNKS)
     assert b"250-CHUNKING" in c.say(MAIL)
     assert c.say(b"BDAT 5\r\n.\r\n.\r").startswith(b"250 ")
-    assert c.say(b"BDAT 3 LAST\r\n\n\0\n").startswith(b"250 ")
-    assert c.body == b".\r\n.\r\n\0\n"
+    assert c.say(b"BDAT 4 LAST\r\n\n.\r\n").startswith(b"250 ")
+    assert c.body == b".\r\n.\r\n.\r\n"
+
+
+@pytest.mark.parametrize("false_end", FALSE_ENDS.values(), ids=FALSE_ENDS.keys())
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+@pytest.mark.parametrize("step", [1, 2, 100_000])
+def test_chunks_smuggle_nothing_either(false_end: bytes, size: int, step: int) -> None:
+    """Octets other than text would need BINARYMIME (RFC 3030 section 3), which is not offered."""
+    c = Conversation(CHUNKS)
+    c.say(MAIL)
+    text = b"one" + false_end + b"two"
+    cuts = [text[at : at + size] for at in range(0, len(text), size)]
+    said = b"".join(b"BDAT %d\r\n%s" % (len(cut), cut) for cut in cuts) + b"BDAT 0 LAST\r\n"
+    answers = b"".join(c.say(said[at : at + step]) for at in range(0, len(said), step))
+    assert smtp.BARE_LINE_END.encode() in answers
+    assert not any(isinstance(event, BodyEnd) for event in c.events)
+    assert c.say(MAIL + b"BDAT 3 LAST\r\na\r\n").endswith(b"250 2.0.0 Queued\r\n")
+
+
+def test_a_message_by_chunks_may_not_end_in_half_a_line_end() -> None:
+    c = Conversation(CHUNKS)
+    c.say(MAIL)
+    assert c.say(b"BDAT 2\r\na\rBDAT 0 LAST\r\n").endswith(smtp.BARE_LINE_END.encode())
 
 
 def test_an_empty_last_chunk_ends_a_message() -> None:
@@ -733,6 +755,16 @@ def test_a_chunk_out_of_turn_is_swallowed_and_refused(said: bytes) -> None:
     assert c.say(MAIL + b"BDAT 2 LAST\r\nab").endswith(b"250 2.0.0 Queued\r\n")
 
 
+def test_a_message_that_comes_in_chunks_is_neither_for_others_nor_by_data_as_well() -> None:
+    """RFC 3030 section 2."""
+    c = Conversation(CHUNKS)
+    c.say(MAIL + b"BDAT 3\r\na\r\n")
+    assert c.say(b"RCPT TO:<x@y.z>\r\n").startswith(b"503 ")
+    assert c.say(b"DATA\r\n").startswith(b"503 ")
+    assert c.say(b"BDAT 3 LAST\r\nb\r\n").startswith(b"250 ")
+    assert c.body == b"a\r\nb\r\n"
+
+
 def test_chunks_that_are_too_large_together_are_refused() -> None:
     c = Conversation(CHUNKS)
     c.say(MAIL)
@@ -741,8 +773,11 @@ def test_chunks_that_are_too_large_together_are_refused() -> None:
     assert c.body != b"x" * 120
 
 
-def test_where_chunks_are_not_offered_bdat_is_not_known() -> None:
+def test_where_chunks_are_not_offered_nothing_in_them_is_obeyed() -> None:
     c = Conversation()
     answer = c.say(MAIL)
     assert b"CHUNKING" not in answer
-    assert c.say(b"BDAT 0 LAST\r\n").startswith(b"500 ")
+    smuggled = b"RSET\r\n" + MAIL + b"DATA\r\nevil\r\n.\r\n"
+    assert c.say(b"BDAT %d LAST\r\n" % len(smuggled) + smuggled).startswith(b"502 ")
+    assert not any(isinstance(event, BodyEnd) for event in c.events)
+    assert c.ending is Ending.REFUSED

@@ -20,6 +20,7 @@ import click
 
 from posthouse.cli.options import common
 from posthouse.cli.running import configure_log, run, stop_on_signals
+from posthouse.cli.sandbox import limits_option
 from posthouse.problems import problem
 from posthouse.secret import Secret
 from posthouse.settings import ListenAt, Settings
@@ -31,6 +32,7 @@ PATIENCE = 30.0
 MAILBOX = "alice@sandbox.example"
 RECIPIENT = "alice@sandbox.example"
 DEVICE = "printer-2nd-floor"
+PACED = ("connections", "messages_per_minute", "recipients_per_day", "recipients_per_message")
 APPLY = """\
 [[provider]]
 name = "sandbox"
@@ -40,7 +42,7 @@ scopes = ["mail", "offline_access"]
 smtp = "{smtp}"
 imap = "{imap}"
 pop3 = "{pop3}"
-
+{limits}
 [[app]]
 name = "demo"
 provider = "sandbox"
@@ -58,16 +60,17 @@ mailboxes = ["{mailbox}"]
 """
 
 
-@click.command(epilog="Example:  posthouse demo --once")
+@click.command(epilog="Example:  posthouse demo --limits exchange")
 @common
 @click.option("--once", is_flag=True, help="End after the first message has arrived.")
-def demo(config: Path | None, debug: bool, once: bool) -> int:
+@limits_option
+def demo(config: Path | None, debug: bool, once: bool, limits: str | None) -> int:
     """Try the gateway on this machine: a provider in a box, a token by OAuth, a message from a password-only client.
 
     Everything lies in a temporary directory and is thrown away at the end.
     """
     configure_log("warning", debug=debug)
-    return run(_demo(once))
+    return run(_demo(once, limits))
 
 
 class _Story:
@@ -86,13 +89,13 @@ class _Story:
         return time.monotonic() - self._began
 
 
-async def _demo(once: bool) -> int:
+async def _demo(once: bool, limits: str | None) -> int:
     stop = stop_on_signals()
     story = _Story()
     with tempfile.TemporaryDirectory(prefix="posthouse-demo-") as place:
-        async with _sandbox(Path(place) / "sandbox") as box:
+        async with _sandbox(Path(place) / "sandbox", limits) as box:
             story.tell(f"a provider in a box is up: {box['issuer']}")
-            async with _gateway(Path(place) / "data", box) as (gateway, password):
+            async with _gateway(Path(place) / "data", box, limits) as (gateway, password):
                 await _tell_story(story, gateway, password, box)
                 if not once:
                     await _stay(gateway, password, stop)
@@ -116,7 +119,7 @@ async def _tell_story(story: _Story, gateway: "Gateway", password: Secret, box: 
 
 
 @asynccontextmanager
-async def _sandbox(directory: Path) -> AsyncIterator[dict[str, Any]]:
+async def _sandbox(directory: Path, limits: str | None) -> AsyncIterator[dict[str, Any]]:
     """The provider in a box as a process of its own."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -125,6 +128,7 @@ async def _sandbox(directory: Path) -> AsyncIterator[dict[str, Any]]:
         "sandbox",
         "--directory",
         str(directory),
+        *(("--limits", limits) if limits else ()),
         stdout=asyncio.subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -147,7 +151,7 @@ async def _description(path: Path, process: asyncio.subprocess.Process) -> dict[
 
 
 @asynccontextmanager
-async def _gateway(data: Path, box: dict[str, Any]) -> "AsyncIterator[tuple[Gateway, Secret]]":
+async def _gateway(data: Path, box: dict[str, Any], limits: str | None) -> "AsyncIterator[tuple[Gateway, Secret]]":
     from posthouse.app import gateway
     from posthouse.services.apply_file import parse
     from posthouse.services.applying import apply
@@ -162,12 +166,21 @@ async def _gateway(data: Path, box: dict[str, Any]) -> "AsyncIterator[tuple[Gate
     async with gateway(settings, create=True) as running:
         parts = running.parts
         text = APPLY.format(**{name: box[name] for name in ("issuer", "ca_file", "smtp", "imap", "pop3")},
-                            mailbox=MAILBOX, device=DEVICE)  # fmt: skip
+                            mailbox=MAILBOX, device=DEVICE, limits=_limits_table(limits))  # fmt: skip
         report = await apply(parts.store, parse(text, "demo.toml", os.environ), parts.clock())
         await running.start_listeners()
         await running.start_background()
         await running.start_web()
         yield running, report.generated[DEVICE]
+
+
+def _limits_table(limits: str | None) -> str:
+    """What the gateway has to know of a strict sandbox."""
+    from posthouse.sandbox.settings import STRICT
+
+    known = STRICT[limits] if limits else {}
+    told = [f"{key} = {known[key]}\n" for key in PACED if key in known]
+    return "\n[provider.limits]\n" + "".join(told) if told else ""
 
 
 async def _get_token(gateway: "Gateway", box: dict[str, Any]) -> str:

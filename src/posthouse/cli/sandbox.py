@@ -10,8 +10,15 @@ from posthouse.cli.options import common
 from posthouse.cli.running import run, stop_on_signals
 from posthouse.problems import problem
 
+limits_option = click.option(
+    "--limits",
+    type=click.Choice(["exchange"]),
+    help="Be as strict as Exchange Online: 3 connections, 30 messages a minute, 500 recipients a message; "
+    "XOAUTH2 only, and messages in chunks.",
+)
 
-@click.command(epilog="Example:  posthouse sandbox --directory ./box")
+
+@click.command(epilog="Example:  posthouse sandbox --directory ./box --limits exchange")
 @common
 @click.option(
     "--directory",
@@ -21,14 +28,15 @@ from posthouse.problems import problem
     help="Where its certificate, its addresses (sandbox.json) and its control key lie.",
 )
 @click.option("--port", default=0, help="Port of its sign-in page; 0 lets the system choose.")
-def sandbox(config: Path | None, debug: bool, directory: Path, port: int) -> int:
+@limits_option
+def sandbox(config: Path | None, debug: bool, directory: Path, port: int, limits: str | None) -> int:
     """A mail provider in a box: OAuth sign-in, SMTP, IMAP and POP3 on loopback, to try things out. It keeps no mail."""
-    return run(_run(directory, port))
+    return run(_run(directory, port, limits))
 
 
-async def _run(directory: Path, port: int) -> int:
+async def _run(directory: Path, port: int, limits: str | None) -> int:
     from posthouse.sandbox.box import Sandbox, run
-    from posthouse.sandbox.settings import SandboxSettings
+    from posthouse.sandbox.settings import STRICT, SandboxSettings
 
     def ready(box: Sandbox) -> None:
         for name, value in box.describe().items():
@@ -37,7 +45,8 @@ async def _run(directory: Path, port: int) -> int:
         click.echo("Ready. Ctrl-C stops it.")
 
     stop = stop_on_signals()
-    work = asyncio.create_task(run(SandboxSettings(directory=directory, http_port=port), ready))
+    settings = SandboxSettings(directory=directory, http_port=port, **(STRICT[limits] if limits else {}))
+    work = asyncio.create_task(run(settings, ready))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if work.done():

@@ -13,7 +13,7 @@ from email.mime.text import MIMEText
 from email.policy import SMTP
 from email.utils import format_datetime
 
-from posthouse.model.headers import split
+from posthouse.model.headers import plain_words, split
 from posthouse.model.message import Recipient
 
 HEADER_BACK = 16 * 1024
@@ -25,7 +25,6 @@ _QUOTED = Charset("utf-8")
 _QUOTED.body_encoding = QP
 _STATUS = re.compile(r"^[245]\d\d[ -]([245]\.\d{1,3}\.\d{1,3})\b")
 _REPORT = re.compile(rb"^content-type[ \t]*:[ \t\r\n]*multipart/report\b", re.IGNORECASE | re.MULTILINE)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
@@ -45,7 +44,7 @@ class Undelivered:
     @property
     def title(self) -> str:
         """What the report is called."""
-        subject = " ".join(_CONTROL.sub(" ", self.subject).split())
+        subject = plain_words(self.subject)
         return f"Not delivered: {subject}" if subject else "A message was not delivered"
 
     @property

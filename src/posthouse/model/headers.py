@@ -1,8 +1,11 @@
 """The header of a message on its way out: completed where devices are careless, and in the right sender's name."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from email.errors import MessageError
+from email.header import decode_header, make_header
 from email.utils import format_datetime, formataddr, parseaddr
 from functools import lru_cache
 
@@ -22,6 +25,24 @@ _ADDRESS = r"([^\s<>()\[\]\\,:;\"@]+@[^\s<>()\[\]\\,:;\"@]+)"
 _PLAIN = re.compile(rf'(?:"?([^"\\<>()@,:;\s]+(?: [^"\\<>()@,:;\s]+)*)?"?[ \t]*<{_ADDRESS}>)|{_ADDRESS}')
 """The two forms of From that nearly all mail has; the standard library reads the others, slowly."""
 _ATOMS = re.compile(r"[\w!#$%&'*+/=?^`{|}~ -]+", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_ONE_FIELD = re.compile(r"[!-9;-~]+:(?:[\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\U0010ffff]{0,997}\r\n(?=[ \t]|\Z))+")
+"""Lines have at most 998 octets (RFC 5322 section 2.1.1)."""
+
+
+def is_one_field(written: str) -> bool:
+    """Whether a field as `email.policy` writes it is one field, without control characters, on lines that all take.
+
+    It may be more: what stands in encoded words (RFC 2047) is decoded by the standard library, line ends too.
+    """
+    return _ONE_FIELD.fullmatch(written) is not None
+
+
+def plain_words(value: str) -> str:
+    """What a field says, for a line of text or another field: encoded words decoded once, and none left in it."""
+    with contextlib.suppress(LookupError, ValueError, MessageError):
+        value = str(make_header(decode_header(value)))
+    return " ".join(_CONTROL.sub(" ", value).split()).replace("=?", "= ?")
 
 
 class BadHeader(Exception):

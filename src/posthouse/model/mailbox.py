@@ -8,7 +8,8 @@ from typing import Literal, get_args
 import msgspec
 import msgspec.structs
 
-ADDRESS = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f]+@[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f]+")
+_LETTERS = r"[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]+"
+ADDRESS = re.compile(f"{_LETTERS}@{_LETTERS}")
 """What is taken for an address: one @, no blanks, quotes or control characters."""
 
 Protocol = Literal["smtp", "imap", "pop3"]
@@ -188,4 +189,5 @@ def fold(address: str) -> str:
 
 
 def is_address(text: str) -> bool:
-    return len(text) <= 254 and ADDRESS.fullmatch(text) is not None
+    """At most 254 octets (RFC 5321 section 4.5.3.1.3, with its brackets)."""
+    return len(text) <= 254 and ADDRESS.fullmatch(text) is not None and len(text.encode()) <= 254

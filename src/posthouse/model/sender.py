@@ -1,7 +1,7 @@
 """Which mailbox sends, and as whom (contract.md, "Which mailbox sends")."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,16 +81,27 @@ def choose_mailbox(
     return allowed[0] if allowed else NotAllowed("This device has no mailbox")
 
 
-def check_sender(device: Device, mailbox: Mailbox, mail_from: str) -> NotAllowed | None:
+Refuses = Callable[[str, str], bool]
+"""Whether a provider refused an address as sender a moment ago: id of the mailbox, address."""
+
+
+def check_sender(device: Device, mailbox: Mailbox, mail_from: str, refuses: Refuses) -> NotAllowed | None:
     """Whether the device may give this MAIL FROM for this mailbox; the null sender is always allowed."""
     given = fold(mail_from)
     if device.settings.senders and given and not _among(given, device.settings.senders):
         return NotAllowed(f"Sender must be {device.settings.senders[0]}")
     if not mailbox.settings.send:
         return NotAllowed(f"{mailbox.address} does not send")
-    if mailbox.settings.sender == "as-given" and given and given not in permitted_senders(mailbox):
-        return NotAllowed(f"Sender must be {mailbox.address}")
-    return None
+    return check_given("Sender", mailbox, mail_from, refuses)
+
+
+def check_given(place: str, mailbox: Mailbox, address: str, refuses: Refuses) -> NotAllowed | None:
+    """Whether the address may be the sender; `place` is where it stands. One that will be replaced always may."""
+    if mailbox.settings.sender != "as-given" or not address:
+        return None
+    if fold(address) not in permitted_senders(mailbox):
+        return NotAllowed(f"{place} must be {mailbox.address}")
+    return NotAllowed(f"Provider refuses sender {address}") if refuses(mailbox.id, address) else None
 
 
 def _among(address: str, patterns: Iterable[str]) -> bool:

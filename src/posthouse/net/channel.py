@@ -58,7 +58,14 @@ class Channel(asyncio.Protocol):
         """A peer that has said everything still gets its answer; TLS knows no half-closed connection."""
         self._ended = True
         self._wake(self._reader)
+        if self._takes_no_more:
+            self._wake(self._writer)
         return not self.tls
+
+    @property
+    def _takes_no_more(self) -> bool:
+        """Also a peer that has said goodbye in TLS, though its connection may linger unread."""
+        return self._closed.done() or (self._ended and self.tls)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended = True
@@ -191,14 +198,18 @@ class Channel(asyncio.Protocol):
             raise ChannelClosed("the connection was closed")
         if not self._writing_paused:
             return
+        if not self._takes_no_more:
+            await self._taken(timeout)
+        if self._takes_no_more:
+            raise ChannelClosed("the connection was closed")
+
+    async def _taken(self, timeout: float | None) -> None:
         self._writer = self._loop.create_future()
         try:
             async with asyncio.timeout(timeout):
                 await self._writer
         finally:
             self._writer = None
-        if self._closed.done():
-            raise ChannelClosed("the connection was closed")
 
     async def start_tls(
         self,

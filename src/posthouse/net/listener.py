@@ -31,10 +31,16 @@ class _Guest:
 
 
 class Listener:
-    """One listening socket. Connections past `limit`, or `limit_per_peer` from one address, are closed."""
+    """One listening socket. Connections past `limit`, or `limit_per_peer` from one address, are closed.
 
-    def __init__(self, handler: Handler, *, limit: int, limit_per_peer: int, on_crash: OnCrash | None) -> None:
+    Without TLS they hear `full` first.
+    """
+
+    def __init__(
+        self, handler: Handler, *, limit: int, limit_per_peer: int, on_crash: OnCrash | None, full: bytes
+    ) -> None:
         self._handler = handler
+        self._full = full
         self._limit = limit
         self._limit_per_peer = limit_per_peer
         self._on_crash = on_crash
@@ -57,9 +63,10 @@ class Listener:
         limit: int = 1000,
         limit_per_peer: int = 200,
         on_crash: OnCrash | None = None,
+        full: bytes = b"",
     ) -> "Listener":
         """Listen on `host`:`port` (0: the system chooses). Raises OSError where that is not possible."""
-        listener = cls(handler, limit=limit, limit_per_peer=limit_per_peer, on_crash=on_crash)
+        listener = cls(handler, limit=limit, limit_per_peer=limit_per_peer, on_crash=on_crash, full=full)
         await listener._start(bound_socket(host, port), tls)
         return listener
 
@@ -102,7 +109,8 @@ class Listener:
         if self._has_room(channel.peer):
             self._begin(_Guest(channel.peer, channel), self._serve(channel))
         else:
-            channel.abort()
+            channel.write(self._full)
+            channel.close()
 
     def _has_room(self, peer: str) -> bool:
         full = len(self._tasks) >= self._limit or self._peers[peer] >= self._limit_per_peer

@@ -18,6 +18,7 @@ from posthouse.protocol.imap_syntax import (
     read_values,
     text_of,
 )
+from posthouse.protocol.reading import readable
 
 _STATUS = re.compile(rb"(OK|NO|BAD|BYE|PREAUTH)(?: (.*))?\Z", re.IGNORECASE | re.DOTALL)
 _TEXT = re.compile(r"(?:\[([^\] ]+)(?: ([^\]]*))?\] ?)?(.*)", re.DOTALL)
@@ -185,7 +186,7 @@ def read_condition(text: bytes) -> Condition:
     match = _STATUS.match(text)
     if match is None:
         raise Malformed("an answer is neither OK, NO nor BAD")
-    words = _TEXT.match((match[2] or b"").decode(errors="replace"))
+    words = _TEXT.match(readable(match[2] or b""))
     code, argument, rest = words.groups() if words else (None, None, "")
     return Condition(Status(match[1].decode().upper()), rest, (code or "").upper(), argument or "")
 

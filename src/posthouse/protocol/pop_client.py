@@ -14,7 +14,7 @@ from enum import Enum, auto
 from typing import TypeAlias, TypeVar
 
 from posthouse.protocol.pop_lines import DotReader
-from posthouse.protocol.reading import Buffer, TooLong
+from posthouse.protocol.reading import Buffer, TooLong, readable
 from posthouse.protocol.sasl import answer_to_challenge, read_challenge
 from posthouse.secret import Secret
 
@@ -400,7 +400,7 @@ def _read_reply(line: bytes) -> Reply:
     if found is None:
         raise _Wrong("the server does not answer as a POP3 server does")
     code = (found[2] or b"").decode(errors="replace").upper()
-    return Reply(found[1].upper() == b"+OK", (found[3] or b"").decode(errors="replace"), code)
+    return Reply(found[1].upper() == b"+OK", readable(found[3] or b""), code)
 
 
 def _size(reply: Reply) -> MailboxSize:

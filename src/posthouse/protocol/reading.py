@@ -1,11 +1,20 @@
 """Bounded reading for the engines: nothing a peer sends is kept without a limit."""
 
+import re
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _TEXT = bytes(octet for octet in range(256) if octet not in b"\r\n")
 
 
 def has_bare_line_end(data: bytes) -> bool:
     """Whether there is a CR or LF that is not part of CRLF."""
     return len(data.translate(None, _TEXT)) != 2 * data.count(b"\r\n")
+
+
+def readable(octets: bytes) -> str:
+    """What a peer says to people: it comes into logs, pages and databases, so control characters become `?`."""
+    text = octets.decode(errors="replace")
+    return text if text.isprintable() else _CONTROL.sub("?", text)
 
 
 class TooLong(Exception):

@@ -247,6 +247,11 @@ class SmtpClient:
         """The last event was given or is waiting to be taken."""
         return self._closed
 
+    @property
+    def idle(self) -> bool:
+        """No answer is awaited, and anything may be begun."""
+        return self._stage is Stage.READY and not self._awaited and not self._closed
+
     def receive_data(self, data: bytes) -> None:
         """What the server sent; b"" when it will send no more."""
         if not data:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from posthouse.protocol.reading import Buffer, TooLong
+from posthouse.protocol.reading import Buffer, TooLong, readable
 
 LINE_LIMIT = 4096
 LINES_LIMIT = 100
@@ -91,7 +91,7 @@ class ReplyReader:
             line = self._buffer.line(LINE_LIMIT)
         except TooLong as long:
             raise BadReply(f"a line of {long}") from None
-        return None if line is None else line.decode(errors="replace")
+        return None if line is None else readable(line)
 
 
 def _parted(line: str) -> tuple[str, bool, str]:

@@ -28,7 +28,7 @@ class ServerPolicy:
     size_limit: int = 36_700_160
     max_recipients: int = 500
     chunking: bool = False
-    """BDAT is taken (RFC 3030), with any octets in it."""
+    """BDAT is taken (RFC 3030), for text whose lines end in CRLF: there is no BINARYMIME."""
     starttls: bool = False
     """STARTTLS is offered until TLS is on."""
     tls: bool = False
@@ -139,6 +139,9 @@ Event = Greeted | StartTls | Authenticate | MailFrom | RcptTo | DataBegun | Body
 
 BYE = Reply(221, "2.0.0", "Goodbye")
 NOT_OFFERED = Reply(502, "5.5.1", "Not offered here")
+IN_CHUNKS = Reply(503, "5.5.1", "The message comes by BDAT already")
+BDAT_NOT_OFFERED = Reply(502, "5.5.1", "BDAT is not offered here, goodbye")
+"""The octets of a chunk would be read as commands."""
 UNKNOWN_COMMAND = Reply(500, "5.5.1", "Unknown command")
 NO_PARAMETERS = Reply(501, "5.5.4", "This command has no parameters")
 WRONG_PARAMETER = Reply(501, "5.5.4", "A parameter is wrong")
@@ -202,6 +205,7 @@ class SmtpServer:
         self._errors = 0
         self._commands = 0
         self._refusal: Reply | None = None
+        self._half_line_end = self._in_chunks = False
         self._forget_mail()
 
     # For the driver
@@ -326,10 +330,14 @@ class SmtpServer:
         return False
 
     def _read_chunk(self) -> bool:
-        """What has come of a chunk, whatever it holds."""
+        """What has come of a chunk. Its text is held to what DATA is held to; a CRLF may be cut by two chunks."""
         data = self._buffer.up_to(min(self._chunk_left, len(self._buffer.peek())))
         self._chunk_left -= len(data)
         self._size += len(data)
+        text = b"\r" + data if self._half_line_end else data
+        self._half_line_end = text.endswith(b"\r")
+        if has_bare_line_end(text.removesuffix(b"\r")) or b"\0" in data:
+            self._refusal = self._refusal or BARE_LINE_END
         if self._size > self.policy.size_limit:
             self._refusal = self._refusal or replies.TOO_LARGE
         if self._refusal is None:
@@ -341,6 +349,8 @@ class SmtpServer:
     def _finish_chunk(self) -> bool:
         """Every chunk is answered; the last one by the verdict on the message."""
         self._read = SmtpServer._read_command
+        if self._last_chunk and self._half_line_end:
+            self._refusal = self._refusal or BARE_LINE_END
         if self._refusal is None and not self._last_chunk:
             return self._say(replies.OK)
         return self._end_body()
@@ -418,6 +428,8 @@ class SmtpServer:
     def _rcpt(self, argument: str) -> bool:
         if not self._mail_is_open:
             return self._fail(MAIL_FIRST)
+        if self._in_chunks:
+            return self._fail(IN_CHUNKS)
         try:
             path = _path_after("TO:", argument)
         except BadPath as wrong:
@@ -434,17 +446,19 @@ class SmtpServer:
             return self._fail(NO_PARAMETERS)
         if not self._mail_is_open:
             return self._fail(MAIL_FIRST)
+        if self._in_chunks:
+            return self._fail(IN_CHUNKS)
         if not self._recipients:
             return self._fail(RCPT_FIRST)
         return self._ask(DataBegun(), SmtpServer._after_data)
 
     def _bdat(self, argument: str) -> bool:
         if not self.policy.chunking:
-            return self._fail(UNKNOWN_COMMAND)
+            return self._end(Ending.REFUSED, BDAT_NOT_OFFERED)
         size, _, last = argument.partition(" ")
         if not (size.isascii() and size.isdecimal() and len(size) <= 12) or last.upper() not in ("", "LAST"):
             return self._end(Ending.REFUSED, WRONG_PARAMETER)
-        self._chunk_left, self._last_chunk = int(size), bool(last)
+        self._chunk_left, self._last_chunk, self._in_chunks = int(size), bool(last), True
         if not self._recipients:
             self._refusal = RCPT_FIRST if self._mail_is_open else MAIL_FIRST
         self._read = SmtpServer._read_chunk if self._chunk_left else SmtpServer._finish_chunk
@@ -525,7 +539,9 @@ class SmtpServer:
         self._size = 0
         self._chunk_left = 0
         self._last_chunk = False
+        self._in_chunks = False
         self._line_start = True
+        self._half_line_end = False
         self._refusal = None
 
     def _greet(self, name: str, *, extended: bool) -> None:

@@ -132,3 +132,5 @@ EXCHANGE: Mapping[str, Any] = {
     "punish_reuse": False,
 }
 """Changes that make a sandbox as strict as Exchange Online; it counts messages too fast where that one only delays."""
+STRICT: Mapping[str, Mapping[str, Any]] = {"exchange": EXCHANGE}
+"""By the word for `--limits`."""

@@ -5,7 +5,7 @@ A mail is claimed by a lease like a call of the webhook. What cannot be handed o
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import structlog
@@ -103,5 +103,5 @@ async def _said_against(session: SmtpSession, mail: Mail) -> str:
     return "" if verdict.accepted else str(verdict)
 
 
-async def _whole(octets: bytes) -> AsyncIterator[bytes]:
+async def _whole(octets: bytes) -> AsyncGenerator[bytes]:
     yield octets

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from email.errors import MessageError
 from email.message import EmailMessage
 from email.policy import SMTP, SMTPUTF8
-from email.utils import parseaddr
+from email.utils import getaddresses
 
+from posthouse.model.headers import is_one_field
 from posthouse.model.mailbox import is_address
 from posthouse.problems import problem
 
@@ -41,7 +42,8 @@ class Letter:
     @property
     def recipients(self) -> tuple[str, ...]:
         """Bare addresses, each once. Raises ProblemError."""
-        return tuple(dict.fromkeys(address_of(text) for text in (*self.to, *self.cc, *self.bcc)))
+        named = (("to", self.to), ("cc", self.cc), ("bcc", self.bcc))
+        return tuple(dict.fromkeys(address_of(text, key) for key, texts in named for text in texts))
 
 
 def compose(letter: Letter) -> bytes:
@@ -61,20 +63,38 @@ def _needs_utf8(letter: Letter) -> bool:
 
 def _write_header(message: EmailMessage, letter: Letter) -> None:
     if letter.sender:
-        message["From"] = _written(letter.sender)
-    for name, addresses in (("To", letter.to), ("Cc", letter.cc), ("Reply-To", (letter.reply_to,))):
+        _put(message, "From", _written(letter.sender, "from"))
+    for name, key, addresses in (
+        ("To", "to", letter.to),
+        ("Cc", "cc", letter.cc),
+        ("Reply-To", "reply_to", (letter.reply_to,)),
+    ):
         if any(addresses):
-            message[name] = ", ".join(_written(text) for text in addresses)
-    message["Subject"] = _clean(letter.subject, "subject")
+            _put(message, name, ", ".join(_written(text, key) for text in addresses))
+    _put(message, "Subject", _clean(letter.subject, "subject"))
     for name, value in letter.headers.items():
         if name.lower() in RESERVED or name.lower().startswith(("content-", "dkim-", "arc-")):
             raise _unusable(f"The field {name} cannot be given here.")
-        message[name] = _clean(value, name)
+        _put(message, name, _clean(value, name))
+
+
+def _put(message: EmailMessage, name: str, value: str) -> None:
+    """Raises ProblemError for what would not be one field of that name."""
+    try:
+        message[name] = value
+        written = message.policy.fold(*message.policy.header_store_parse(name, value))
+    except (ValueError, LookupError, TypeError, AttributeError, MessageError):
+        written = ""
+    if not is_one_field(written):
+        raise _unusable(f"{name} cannot be written: it holds hidden line ends, or is too long for a line.")
 
 
 def _write_body(message: EmailMessage, letter: Letter) -> None:
     if letter.text is None and letter.html is None:
         raise _unusable("The message has neither text nor html.")
+    for what, text in (("text", letter.text), ("html", letter.html)):
+        if text is not None and "\0" in text:
+            raise _unusable(f"There is a NUL character in {what}.")
     if letter.text is not None:
         message.set_content(letter.text)
         if letter.html is not None:
@@ -82,26 +102,35 @@ def _write_body(message: EmailMessage, letter: Letter) -> None:
     else:
         message.set_content(letter.html, subtype="html")
     for attachment in letter.attachments:
-        main, _, sub = attachment.type.partition("/")
-        name = _clean(attachment.name, "the name of an attachment")
-        message.add_attachment(attachment.octets, maintype=main, subtype=sub, filename=name)
+        _attach(message, attachment)
 
 
-def address_of(text: str) -> str:
-    """The bare address. Raises ProblemError."""
-    return _parsed(text)[1]
+def _attach(message: EmailMessage, attachment: Attachment) -> None:
+    main, _, sub = attachment.type.partition("/")
+    if main == "multipart" or (main == "message" and sub.lower() not in ("rfc822", "global")):
+        raise _unusable(f"An attachment cannot be of the type {attachment.type}.")
+    name = _clean(attachment.name, "the name of an attachment")
+    message.add_attachment(attachment.octets, maintype=main, subtype=sub, filename=name)
+    part = list(message.iter_attachments())[-1]
+    if not all(is_one_field(part.policy.fold(field, value)) for field, value in part.items()):
+        raise _unusable("The name of an attachment cannot be written: it holds hidden line ends, or is too long.")
 
 
-def _parsed(text: str) -> tuple[str, str]:
-    clean = _clean(text, "an address").strip()
-    name, address = ("", clean) if is_address(clean) else parseaddr(clean)
-    if not is_address(address):
-        raise _unusable(f"{clean[:254]!r} is not an e-mail address.")
-    return name, address
+def address_of(text: str, key: str) -> str:
+    """The bare address. `key` is where it was given. Raises ProblemError."""
+    return _parsed(text, key)[1]
 
 
-def _written(text: str) -> str:
-    name, address = _parsed(text)
+def _parsed(text: str, key: str) -> tuple[str, str]:
+    clean = _clean(text, key).strip()
+    found = [("", clean)] if is_address(clean) else getaddresses([clean])
+    if len(found) != 1 or not is_address(found[0][1]):
+        raise _unusable(f"{clean[:254]!r} in {key} is not one e-mail address.")
+    return found[0]
+
+
+def _written(text: str, key: str) -> str:
+    name, address = _parsed(text, key)
     quoted = name.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{quoted}" <{address}>' if name else address
 

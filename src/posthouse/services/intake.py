@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from email.parser import BytesHeaderParser
+from email.parser import HeaderParser
 from email.utils import format_datetime, getaddresses
 
 import structlog
@@ -17,8 +17,9 @@ import structlog
 from posthouse.model.headers import HEADER_LIMIT, BadHeader, Head, SenderChange, complete, split
 from posthouse.model.mailbox import Mailbox, fold, is_address
 from posthouse.model.message import DEADLINE, Envelope, NewMessage
-from posthouse.model.sender import permitted_senders
+from posthouse.model.sender import Refuses, check_given, permitted_senders
 from posthouse.problems import ProblemError, problem
+from posthouse.protocol.reading import has_bare_line_end
 from posthouse.services.clock import Clock, as_datetime
 from posthouse.services.directory import Snapshot
 from posthouse.services.submission import RESERVE
@@ -35,6 +36,7 @@ MOST_RECIPIENTS = 10_000
 KEY_LINE = "idempotency key"
 """Kind of the journal line by which the second request with the same key is known."""
 
+_LONE_LF = re.compile(rb"(?<!\r)\n")
 _LONE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _FIELD_START = re.compile(rb"[!-9;-~]+[ \t]*:")
 _BLIND = (b"bcc", b"resent-bcc")
@@ -102,12 +104,14 @@ class Intake:
     clock: Clock
     hostname: str
     accepted: Callable[[str], None]
+    refuses: Refuses
     size_limit: int = MESSAGE_SIZE
 
     async def take(self, posting: Posting, octets: AsyncIterator[bytes]) -> Taken:
         """Read the whole message and keep it. Raises ProblemError, DatabaseUnavailable, CommitUnknown, OSError."""
         if self.store.spool.free() <= RESERVE:
             raise problem("disk.full", "There is too little space on the disk.", "Make some.", status=75)
+        self.check_given("Sender", posting, posting.sender)
         coming = _Coming(self, posting)
         try:
             async for chunk in octets:
@@ -126,6 +130,14 @@ class Intake:
             return Taken(earlier, again=True)
         self.accepted(posting.mailbox.id)
         return Taken(new.id)
+
+    def check_given(self, place: str, posting: Posting, address: str) -> None:
+        """The rule that devices are held to. Raises ProblemError."""
+        wrong = check_given(place, posting.mailbox, address, self.refuses)
+        if wrong is not None:
+            log.info("sender refused", key=posting.by, sender=_shown(address), why=wrong.sentence)
+            hint = "Use another sender, or permit the address in the mailbox's `senders` and at the provider."
+            raise problem("message.sender", f"{wrong.sentence}.", hint, status=65)
 
     async def _keep(self, new: NewMessage, posting: Posting, digest: str) -> str | None:
         """Write it down; the id of the message that an earlier request with the same key has made.
@@ -188,6 +200,9 @@ class _Coming:
     async def add(self, chunk: bytes) -> None:
         self.digest.update(chunk)
         clean = self._with_whole_line_ends(chunk)
+        if b"\0" in clean:
+            hint = "Send it encoded, as an attachment in base64."
+            raise problem("message.nul", "There is a NUL character in the message.", hint, status=65)
         self.size += len(clean)
         if self.size > self.posting.most(self.intake.size_limit):
             most = self.posting.most(self.intake.size_limit)
@@ -203,7 +218,8 @@ class _Coming:
         """Every line ends with CRLF: a CR at the end of a chunk waits for the next one."""
         joined = self.half_line_end + chunk
         self.half_line_end = b"\r" if joined.endswith(b"\r") else b""
-        return _LONE.sub(b"\r\n", joined[: len(joined) - len(self.half_line_end)])
+        lone = _LONE_LF if self.head is None else _LONE
+        return lone.sub(b"\r\n", joined[: len(joined) - len(self.half_line_end)])
 
     def _take_header(self, *, last: bool = False) -> None:
         end = split(self.data)
@@ -220,8 +236,12 @@ class _Coming:
         if end < 0:
             self.data += b"\r\n" if self.data.endswith(b"\r\n") else b"\r\n\r\n"
             end = len(self.data)
-        given = bytes(self.data[:end])
-        del self.data[:end]
+        given, body = bytes(self.data[:end]), bytes(self.data[end:])
+        if has_bare_line_end(given):
+            sentence = "The header has a CR that ends no line: it could begin a field of its own."
+            raise problem("message.header", sentence, "End lines with CRLF or LF.", status=65)
+        self.data[:] = _LONE.sub(b"\r\n", body)
+        self.size += len(self.data) - len(body)
         self.recipients = self.posting.recipients or recipients_in(given)
         _check_recipients(self.recipients)
         self.head = self._complete(without_blind_copies(given))
@@ -244,7 +264,7 @@ class _Coming:
         except BadHeader as bad:
             raise problem("message.header", f"{bad}.", status=65) from None
         if change is None:
-            _check_permitted(head.sender, mailbox)
+            self.intake.check_given("From", self.posting, head.sender)
         return head
 
     async def _spool(self, *, rest: bool = False) -> None:
@@ -286,7 +306,6 @@ class _Coming:
         settings, given = self.posting.mailbox.settings, self.posting.sender
         if settings.sender == "automatic" or not given:
             return settings.sender_address or self.posting.mailbox.address
-        _check_permitted(given, self.posting.mailbox)
         return given
 
     async def drop(self) -> None:
@@ -298,7 +317,7 @@ class _Coming:
 
 def recipients_in(head: bytes) -> tuple[str, ...]:
     """The addresses in To, Cc and Bcc, each once. Raises ProblemError for one that makes no sense."""
-    parsed = BytesHeaderParser().parsebytes(head)
+    parsed = HeaderParser().parsestr(head.decode("utf-8", "replace"))
     texts = [str(value) for name in ("to", "cc", "bcc") for value in parsed.get_all(name, [])]
     found = [address for _, address in getaddresses(texts) if address]
     return tuple(dict.fromkeys(found))
@@ -323,20 +342,6 @@ def _check_recipients(recipients: tuple[str, ...]) -> None:
     wrong = next((address for address in recipients if not is_address(address)), None)
     if wrong is not None:
         raise problem("message.recipient", f"{_shown(wrong)} is not an e-mail address.", status=65)
-
-
-def _check_permitted(sender: str, mailbox: Mailbox) -> None:
-    if sender and fold(sender) not in permitted_senders(mailbox):
-        raise _not_permitted(sender, mailbox)
-
-
-def _not_permitted(sender: str, mailbox: Mailbox) -> ProblemError:
-    return problem(
-        "message.sender",
-        f"{_shown(sender)} may not send by way of {mailbox.address}.",
-        f"Use {mailbox.address}, or permit the address in the mailbox's `senders`.",
-        status=65,
-    )
 
 
 def _shown(text: str) -> str:

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -555,12 +555,13 @@ class Worker:
 
     # What came of it
 
-    async def _parts(self, message: QueuedMessage) -> AsyncIterator[bytes]:
+    async def _parts(self, message: QueuedMessage) -> AsyncGenerator[bytes]:
         store = self._dispatcher.store
         yield store.sealer.open(message.body, f"message:{message.id}")
         if message.pieces:
-            async for piece in store.spool.read(message.id, message.pieces):
-                yield piece
+            async with contextlib.aclosing(store.spool.read(message.id, message.pieces)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     def _last_words(self, envelope: EnvelopeAnswered, verdict: Reply | None) -> list[Said]:
         """What was said last about each recipient: its own refusal, else DATA's, else the verdict on the message."""

@@ -12,9 +12,9 @@ import structlog
 
 from posthouse.model.device import Device
 from posthouse.model.headers import HEADER_LIMIT, BadHeader, Head, SenderChange, complete, date_text, split
-from posthouse.model.mailbox import Mailbox, fold
+from posthouse.model.mailbox import Mailbox
 from posthouse.model.message import Envelope, NewMessage
-from posthouse.model.sender import NotAllowed, check_sender, choose_mailbox, permitted_senders
+from posthouse.model.sender import NotAllowed, Refuses, check_given, check_sender, choose_mailbox
 from posthouse.net.channel import Channel
 from posthouse.net.drive import converse, flush
 from posthouse.protocol import smtp_reply as replies
@@ -68,8 +68,7 @@ class Door:
 
 @dataclass(slots=True)
 class Submission:
-    """`accepted(mailbox_id)` is called when a message is on disk; `refuses(mailbox_id, address)` tells whether the
-    provider would refuse that sender."""
+    """`accepted(mailbox_id)` is called when a message is on disk."""
 
     store: Store
     directory: Directory
@@ -78,7 +77,7 @@ class Submission:
     clock: Clock
     hostname: str
     accepted: Callable[[str], None]
-    refuses: Callable[[str, str], bool]
+    refuses: Refuses
     _space_seen: float = -LOOK_AT_DISK
     _space: int = 0
 
@@ -242,14 +241,10 @@ class _Conversation:
         if device is None:
             return Reply(530, "5.7.0", "Authentication comes first")
         mailbox = choose_mailbox(device, self._named, event.address, self._service.directory.now.by_address)
-        wrong = mailbox if isinstance(mailbox, NotAllowed) else check_sender(device, mailbox, event.address)
-        if wrong is not None or isinstance(mailbox, NotAllowed):
-            sentence = wrong.sentence if wrong else ""
-            log.info("sender refused", device=device.name, sender=event.address[:254], why=sentence)
-            return Reply(550, "5.7.1", sentence)
-        if self._is_refused(mailbox, event.address):
-            log.info("sender refused", device=device.name, sender=event.address[:254], why="by the provider")
-            return _refuses(event.address)
+        if isinstance(mailbox, NotAllowed):
+            return _not_allowed(mailbox, device, event.address)
+        if wrong := check_sender(device, mailbox, event.address, self._service.refuses):
+            return _not_allowed(wrong, device, event.address)
         if too_fast := self._service.rates.refusal(device):
             log.info("rate refused", device=device.name, why=too_fast)
             return Reply(452, "4.7.1", too_fast)
@@ -258,10 +253,6 @@ class _Conversation:
             return _too_large(mailbox, most)
         self._mail = _Mail(mailbox, _envelope_sender(mailbox, event.address), event.smtputf8, eight_bit, most)
         return replies.SENDER_OK
-
-    def _is_refused(self, mailbox: Mailbox, sender: str) -> bool:
-        """Whether the provider has refused the sender that the device gave, a moment ago."""
-        return mailbox.settings.sender == "as-given" and self._service.refuses(mailbox.id, sender)
 
     def _as_it_is_now(self) -> Device | None:
         """The device that logged in, with its present settings; None once it is removed or has another password."""
@@ -313,8 +304,8 @@ class _Conversation:
         except BadHeader as bad:
             mail.refusal = Reply(554, "5.6.0", str(bad))
             return
-        if self._is_refused(mail.mailbox, mail.head.sender):
-            mail.refusal = _refuses(mail.head.sender)
+        if wrong := check_given("From", mail.mailbox, mail.head.sender, self._service.refuses):
+            mail.refusal = _not_allowed(wrong, self._device, mail.head.sender)
 
     def _complete(self, mail: _Mail, given: bytes) -> Head:
         service, settings = self._service, mail.mailbox.settings
@@ -324,16 +315,13 @@ class _Conversation:
         if settings.sender == "automatic":
             change = SenderChange(settings.sender_address or mail.mailbox.address, settings.sender_name)
         secured = "ESMTPSA" if self._engine.tls else "ESMTPA"
-        head = complete(
+        return complete(
             given,
             received=f"by {service.hostname} (Posthouse) with {secured} id {mail.id}; {date_text(now)}",
             new_message_id=f"<{mail.id}@{domain}>",
             now=now,
             change=change,
         )
-        if change is None and head.sender and fold(head.sender) not in permitted_senders(mail.mailbox):
-            raise BadHeader(f"From must be {mail.mailbox.address}")
-        return head
 
     async def _spool(self, mail: _Mail, *, rest: bool = False) -> None:
         """Write full pieces, and at the end the rest. The disk's refusal becomes the message's."""
@@ -418,8 +406,9 @@ class _Conversation:
                 await self._service.store.spool.remove(mail.id)
 
 
-def _refuses(sender: str) -> Reply:
-    return Reply(550, "5.7.1", f"Provider refuses sender {sender}")
+def _not_allowed(wrong: NotAllowed, device: Device | None, sender: str) -> Reply:
+    log.info("sender refused", device=device.name if device else "", sender=sender[:254], why=wrong.sentence)
+    return Reply(550, "5.7.1", wrong.sentence)
 
 
 def _too_large(mailbox: Mailbox, most: int) -> Reply:

@@ -13,6 +13,7 @@ from email.utils import format_datetime
 import msgspec
 import structlog
 
+from posthouse.model.headers import plain_words
 from posthouse.model.mailbox import Mailbox, fold
 from posthouse.model.message import DEADLINE, Envelope, MessageState, NewMessage, Stage
 from posthouse.model.notice import HOUR, MAILS_AN_HOUR, WHAT, Notice, names, sentence
@@ -163,7 +164,11 @@ class Telling:
         sender, to = mailbox.settings.sender_address or mailbox.address, self.settings.administrator
         queue_id, told = new_message_id(now), msgspec.json.decode(telling.document)
         mail = EmailMessage(policy=SMTP.clone(utf8=not (sender + to).isascii(), max_line_length=LONGEST_LINE))
-        mail["From"], mail["To"], mail["Subject"] = f"Posthouse <{sender}>", to, f"Posthouse: {told['title']}"
+        mail["From"], mail["To"], mail["Subject"] = (
+            f"Posthouse <{sender}>",
+            to,
+            plain_words(f"Posthouse: {told['title']}"),
+        )
         mail["Date"] = format_datetime(as_datetime(now))
         mail["Message-ID"] = f"<{queue_id}@{mailbox.address.rpartition('@')[2]}>"
         mail["Auto-Submitted"] = "auto-generated"

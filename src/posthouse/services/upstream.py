@@ -3,8 +3,8 @@
 import re
 import ssl
 from base64 import b64decode
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, cast
@@ -44,6 +44,8 @@ GOODBYE = 1.0
 """Seconds that the other side has to take part in closing."""
 _NO_SUCH_COMMAND = frozenset((500, 502, 503, 504))
 """Answers to BDAT of a server that offers CHUNKING and does not know it."""
+TAKING = 180.0
+"""Seconds for a piece of a message to be taken (RFC 5321 section 4.5.3.2.5), however slow the line: 1.4 KB a second."""
 BODY_TIMEOUT = 600.0
 """Seconds to wait for the verdict after the end of a message (RFC 5321 section 4.5.3.2.6)."""
 
@@ -110,7 +112,7 @@ class SmtpSession:
 
     @property
     def usable(self) -> bool:
-        return not self.engine.closed and not self.channel.ended and self.engine.stage is Stage.READY
+        return self.engine.idle and not self.channel.ended
 
     @property
     def pipelining(self) -> bool:
@@ -157,17 +159,19 @@ class SmtpSession:
         """Whether the message may come. Raises UpstreamFailed."""
         return await self.expect(EnvelopeAnswered)
 
-    async def body(self, parts: AsyncIterator[bytes]) -> Reply | None:
+    async def body(self, parts: AsyncGenerator[bytes]) -> Reply | None:
         """Send the message and its end; or the server's refusal, where that comes before the end.
 
         Raises UpstreamFailed, and ValueError for lines that do not end in CRLF.
         """
+        async with aclosing(parts):
+            return await self._send(parts)
+
+    async def _send(self, parts: AsyncIterator[bytes]) -> Reply | None:
         waiting = False
         async for part in parts:
-            if waiting:
-                await self._flush()
-                if (refusal := self._interruption()) is not None:
-                    return refusal
+            if waiting and (refusal := await self._taken()) is not None:
+                return refusal
             self.engine.send_body(part)
             waiting = True
         if (refusal := self._interruption()) is None:
@@ -185,13 +189,22 @@ class SmtpSession:
             return event.reply
         raise _failure(event)
 
-    async def _flush(self) -> None:
+    async def _taken(self) -> Reply | None:
+        """Wait until what was written is taken, or refused; a server that goes may have said why.
+
+        Raises UpstreamFailed.
+        """
+        lost: UpstreamFailed | None = None
         try:
-            await flush(self.engine, self.channel, self.timeout)
+            await flush(self.engine, self.channel, max(self.timeout, TAKING))
         except TimeoutError:
-            raise UpstreamFailed("time", "the server did not take the message in time") from None
+            lost = UpstreamFailed("time", "the server did not take the message in time")
         except ChannelClosed:
-            raise UpstreamFailed("lost", "the connection was lost") from None
+            lost = UpstreamFailed("lost", "the connection was lost")
+        refusal = self._interruption()
+        if refusal is None and lost is not None:
+            raise lost
+        return refusal
 
     async def verdict(self) -> Reply:
         """What the server says to the message whose end was sent. Raises UpstreamFailed."""
@@ -202,10 +215,12 @@ class SmtpSession:
         return answer.reply
 
     def close(self) -> None:
-        """Say goodbye without waiting for the answer."""
-        if self.usable:
-            self.engine.quit()
-            self.channel.write(self.engine.data_to_send())
+        """Say goodbye without waiting for the answer; in mid-conversation, forget what is not taken."""
+        if not self.usable:
+            self.channel.abort()
+            return
+        self.engine.quit()
+        self.channel.write(self.engine.data_to_send())
         self.channel.close()
 
 

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Protocol
 
@@ -33,7 +33,7 @@ class Spool(Protocol):
         """When this returns, every piece is on disk."""
         ...
 
-    def read(self, message_id: str, pieces: int) -> AsyncIterator[bytes]: ...
+    def read(self, message_id: str, pieces: int) -> AsyncGenerator[bytes]: ...
     async def remove(self, message_id: str) -> None: ...
     async def sweep(self, known: set[str]) -> int:
         """Remove what belongs to none of these messages, as a crash leaves behind; how many. Only at start."""
@@ -74,7 +74,7 @@ class FileSpool:
     async def finish(self, message_id: str) -> None:
         await asyncio.to_thread(_sync, self._path(message_id))
 
-    async def read(self, message_id: str, pieces: int) -> AsyncIterator[bytes]:
+    async def read(self, message_id: str, pieces: int) -> AsyncGenerator[bytes]:
         with self._path(message_id).open("rb") as file:
             for number in range(pieces):
                 sealed = await asyncio.to_thread(file.read, PIECE + OVERHEAD)
@@ -127,7 +127,7 @@ class TableSpool:
     async def finish(self, message_id: str) -> None:
         """Every piece was committed when it was written."""
 
-    async def read(self, message_id: str, pieces: int) -> AsyncIterator[bytes]:
+    async def read(self, message_id: str, pieces: int) -> AsyncGenerator[bytes]:
         for number in range(pieces):
             row = await self._database.read(lambda tx, at=number: tx.one(_piece, wanted=message_id, position=at))  # type: ignore[misc]
             if row is None:

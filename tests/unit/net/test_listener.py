@@ -113,12 +113,12 @@ def test_an_address_of_the_other_family_is_kept_to_that_family() -> None:
 # Limits
 
 
-async def test_connections_past_the_limit_are_closed(listen: Open, dial: Dial) -> None:
-    listener = await listen(hold, limit=2)
+async def test_connections_past_the_limit_are_told_so_and_closed(listen: Open, dial: Dial) -> None:
+    listener = await listen(hold, limit=2, full=b"421 full\r\n")
     first, second = [await dial(listener) for _ in range(2)]
     assert await first[0].readline() == await second[0].readline() == b"220 ready\r\n"
     third, _ = await dial(listener)
-    assert await ended(third) == b""
+    assert await ended(third) == b"421 full\r\n"
     assert listener.connections == 2
 
 

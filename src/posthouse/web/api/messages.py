@@ -104,7 +104,7 @@ async def post(
     elif kind == "application/json":
         letter_in = await _letter(request)
         letter = _as_letter(letter_in)
-        posting = _posting(caller, letter_in.mailbox, address_of(letter.sender) if letter.sender else "")
+        posting = _posting(caller, letter_in.mailbox, address_of(letter.sender, "from") if letter.sender else "")
         posting = replace(posting, recipients=letter.recipients)
         octets = _once(compose(letter))
     else:
@@ -164,6 +164,7 @@ async def _take(caller: Caller, posting: Posting, octets: AsyncIterator[bytes], 
         parts.clock,
         parts.submission.hostname,
         parts.dispatcher.accepted,
+        parts.refused_senders,
         parts.settings.message_size,
     )
     taken = await intake.take(posting, octets)
