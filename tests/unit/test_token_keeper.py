@@ -15,7 +15,7 @@ from posthouse.model.token import Grant, Token, TokenState
 from posthouse.net.http import HttpClient
 from posthouse.oauth.message import Answer, Request
 from posthouse.secret import Secret
-from posthouse.services import token_keeper
+from posthouse.services import token_keeper, turns
 from posthouse.services.apply_file import parse
 from posthouse.services.applying import apply
 from posthouse.services.directory import Directory
@@ -122,15 +122,16 @@ class Desk:
         assert found is not None
         return found
 
-    async def many(self, count: int) -> None:
+    async def many(self, count: int, *, app: str = "", first: int = 0, **changes: Any) -> None:
         """Tokens of other accounts, all due."""
 
         async def work(tx: Transaction) -> None:
-            app = (await tokens.get(tx, self.token_id)).app_id  # type: ignore[union-attr]
-            await tokens.remove_grant(tx, "gr_1")
-            for number in range(count):
-                token = await tokens.ensure(tx, app, f"box{number}@example.com", "main", NOW)
-                await tokens.add_grant(tx, self.store.sealer, consent(token.id, id=f"gr_{number}"))
+            of = app or (await tokens.get(tx, self.token_id)).app_id  # type: ignore[union-attr]
+            if not first:
+                await tokens.remove_grant(tx, "gr_1")
+            for number in range(first, first + count):
+                token = await tokens.ensure(tx, of, f"box{number}@example.com", "main", NOW)
+                await tokens.add_grant(tx, self.store.sealer, consent(token.id, id=f"gr_{number}", **changes))
                 await tokens.point(tx, token, serving=f"gr_{number}", pending=None, pinned=None)
                 await tokens.set_state(tx, token.id, TokenState.ACQUIRED, NOW)
 
@@ -365,6 +366,82 @@ async def test_what_is_due_is_refreshed_without_a_rest_in_between(
     await desk.many(many)
     await background()
     await until(lambda: len(desk.server.asked) == many)
+
+
+OTHER = """
+[[provider]]
+name = "hangs"
+token_url = "https://hangs.example.net/token"
+device_url = "https://hangs.example.net/device"
+scopes = ["mail"]
+smtp = "mail.example.net:587 starttls"
+[[app]]
+name = "there"
+provider = "hangs"
+client_id = "us"
+"""
+
+
+@dataclass
+class Hanging(Server):
+    """One of the providers takes every connection, and answers nothing until it is `well`."""
+
+    well: asyncio.Event = field(default_factory=asyncio.Event)
+    deadline: float = 20.0
+    hanging: int = 0
+    most: int = 0
+
+    async def ask(self, request: Request, *, deadline: float, ca_file: str = "") -> Answer | Unreachable:
+        if "hangs" not in request.url or self.well.is_set():
+            return await super(Hanging, self).ask(request, deadline=deadline)
+        self.hanging += 1
+        self.most = max(self.most, self.hanging)
+        await asyncio.wait([asyncio.create_task(self.well.wait())], timeout=self.deadline)
+        self.hanging -= 1
+        return Unreachable("no answer in time", outcome_unknown=True)
+
+
+@pytest.fixture
+async def two_providers(desk: Desk, background: Callable[[], Awaitable[None]]) -> Desk:
+    """A thousand tokens due at one that hangs, and fifty later ones at one that is well."""
+    desk.server = Hanging(answers=[granted(2)])
+    desk.keeper.sign_in = SignIn(desk.directory, desk.server, desk.time)
+    await desk.apply(FILE + OTHER)
+    apps = {app.name: app.id for app in desk.directory.now.configuration.apps.values()}
+    await desk.many(1000, app=apps["there"])
+    await desk.many(50, app=apps["desk"], first=1000, next_refresh_at=NOW - 1)
+    return desk
+
+
+async def test_a_provider_that_hangs_holds_up_no_token_of_another(
+    two_providers: Desk, background: Callable[[], Awaitable[None]]
+) -> None:
+    """Fifty are refreshed before the hanging one has let a single request go."""
+    desk = two_providers
+    assert isinstance(desk.server, Hanging)
+    await background()
+    await until(lambda: len(desk.server.asked) == 50)
+    assert {desk.server.hanging, desk.server.most} == {turns.EACH}
+    desk.server.well.set()
+
+
+async def test_a_provider_that_hangs_is_asked_little_and_when_it_comes_back_everything(
+    two_providers: Desk, background: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_keeper, "POLL", 0.01)
+    desk, server = two_providers, two_providers.server
+    assert isinstance(server, Hanging)
+    server.deadline = 0.1
+    await background()
+    await until(lambda: server.most == turns.EACH)
+    await until(lambda: 0 < server.hanging <= turns.PROBES)
+    server.most = 0
+    await until(lambda: server.most > 0)
+    server.well.set()
+    await until(lambda: len(server.asked) > 900 and not server.hanging)
+    assert server.most <= turns.PROBES
+    desk.time.now += 120
+    await until(lambda: len(server.asked) == 1050)
 
 
 async def test_a_token_with_a_short_life_is_used_for_half_of_it(desk: Desk) -> None:

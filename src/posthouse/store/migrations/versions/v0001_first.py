@@ -268,6 +268,7 @@ def upgrade() -> None:
         "oauth_grant",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("token_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("app_id", sa.Text(), server_default="", nullable=False),
         sa.Column("serial", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=True),
         sa.Column("previous", sa.LargeBinary(), nullable=True),
@@ -290,7 +291,7 @@ def upgrade() -> None:
         sa.Column("lease_epoch", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("grant_next_refresh", "oauth_grant", ["next_refresh_at"], unique=False)
+    op.create_index("grant_next_refresh", "oauth_grant", ["next_refresh_at", "app_id"], unique=False)
     op.create_index("grant_token", "oauth_grant", ["token_id"], unique=False)
     op.create_table(
         "body",
