@@ -19,6 +19,7 @@ from posthouse.services import token_keeper, turns
 from posthouse.services.apply_file import parse
 from posthouse.services.applying import apply
 from posthouse.services.directory import Directory
+from posthouse.services.giving_back import GivingBack
 from posthouse.services.sign_in import SignIn
 from posthouse.services.token_keeper import NoToken, TokenKeeper
 from posthouse.store import events, tokens
@@ -64,6 +65,7 @@ class Server(HttpClient):
     answers: list[Answer | Unreachable] = field(default_factory=list)
     asked: list[dict[str, str]] = field(default_factory=list)
     revoked: list[str] = field(default_factory=list)
+    revoking: list[Answer] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -73,7 +75,7 @@ class Server(HttpClient):
         form = {name: values[0] for name, values in parse_qs(request.body().decode()).items()}
         if request.url.endswith("/revoke"):
             self.revoked.append(form["token"])
-            return Answer(200)
+            return self.revoking.pop(0) if self.revoking else Answer(200)
         self.asked.append(form)
         await self.gate.wait()
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -210,7 +212,7 @@ async def background(desk: Desk) -> AsyncIterator[Callable[[], Awaitable[None]]]
 
 
 async def until(reached: Callable[[], bool | Awaitable[bool]]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             now = reached()
             if now if isinstance(now, bool) else await now:
@@ -393,7 +395,7 @@ class Hanging(Server):
 
     async def ask(self, request: Request, *, deadline: float, ca_file: str = "") -> Answer | Unreachable:
         if "hangs" not in request.url or self.well.is_set():
-            return await super(Hanging, self).ask(request, deadline=deadline)
+            return await super().ask(request, deadline=deadline)
         self.hanging += 1
         self.most = max(self.most, self.hanging)
         await asyncio.wait([asyncio.create_task(self.well.wait())], timeout=self.deadline)
@@ -577,6 +579,14 @@ async def test_a_token_that_is_removed_while_it_is_refreshed_dies_at_the_provide
         await waiting
     assert not problem.value.temporary
     assert desk.server.revoked == ["refresh-2"]
+
+
+async def test_it_dies_there_later_where_the_provider_cannot_take_it_at_once(desk: Desk) -> None:
+    desk.server.revoking = [BUSY]
+    await test_a_token_that_is_removed_while_it_is_refreshed_dies_at_the_provider(desk)
+    desk.time.now += 61
+    await GivingBack(desk.store, desk.keeper.sign_in, desk.time).try_again()
+    assert desk.server.revoked == ["refresh-2", "refresh-2"]
 
 
 async def test_a_token_that_was_removed_before_its_answer_could_be_written_dies_at_the_provider_too(

@@ -39,7 +39,7 @@ from posthouse.secret import Secret
 from posthouse.services import app_only, switching
 from posthouse.services.clock import Clock, as_datetime
 from posthouse.services.directory import Directory
-from posthouse.services.giving_back import GivingBack
+from posthouse.services.giving_back import GivenBack, GivingBack
 from posthouse.services.proving import Proof
 from posthouse.services.refusals import Where, closed_ways, problem_of
 from posthouse.services.sign_in import DEADLINE, Registration, SignIn
@@ -783,7 +783,7 @@ class Authorise:
         """Attempts that ended long ago are not kept for ever; how many went."""
         return await self.store.database.write(lambda tx: authorisations.forget(tx, self.clock() - ENDED_LIFE))
 
-    async def delete_token(self, token_id: str) -> bool:
+    async def delete_token(self, token_id: str) -> GivenBack:
         """As `GivingBack.delete_token`."""
         return await self.giving_back.delete_token(token_id)
 

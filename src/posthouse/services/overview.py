@@ -12,9 +12,10 @@ from posthouse.services import forecast
 from posthouse.services.directory import Directory, Snapshot
 from posthouse.services.forecast import Forecast
 from posthouse.services.refusals import explained, remembered
-from posthouse.store import messages, senders, tokens
+from posthouse.store import leaving, messages, senders, tokens
 from posthouse.store.configuration import StoredApp
 from posthouse.store.database import Transaction
+from posthouse.store.leaving import Held
 from posthouse.store.messages import Summary, Wanted
 from posthouse.store.opening import Store
 from posthouse.store.tokens import SettingResult
@@ -39,6 +40,7 @@ class TokenView:
     `refreshable`: there is a refresh token; without one an acquired token ends at `access_expires_at`.
     `reauthorising`: a newer consent is being proved beside the one that serves. `waiting` are settings that will use
     it once it has proved itself for them. `forecast`: what of it or of its app registration will end, nearest first.
+    `giving_back`: the newest consent that was deleted here and lives on at the provider until it has answered.
     `meaning`, `fix`: what the error catalogue says of the provider's answer in `detail`, else in `last_error`.
     """
 
@@ -65,6 +67,7 @@ class TokenView:
     forecast: tuple[Ending, ...] = ()
     meaning: str = ""
     fix: str = ""
+    giving_back: Held | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -207,6 +210,7 @@ class _Rows:
     counts: dict[str, dict[str, int]]
     sent: dict[str, float]
     senders: dict[str, tuple[Learnt, ...]]
+    held: dict[str, Held]
 
 
 async def overview(store: Store, directory: Directory) -> Overview:
@@ -224,6 +228,7 @@ async def _read(tx: Transaction, store: Store) -> _Rows:
         await messages.counts(tx),
         _last_sent(await messages.page(tx, wanted=Wanted(state="sent"))),
         await senders.everything(tx),
+        {one.token_id: one for one in reversed(await leaving.held(tx))},
     )
 
 
@@ -301,6 +306,7 @@ def _token_view(
             Setting(user.mailbox.address, purpose) for user in snapshot.uses_now(token.id) for purpose in user.purposes
         ),
         waiting=tuple(waiting.get(token.id, ())),
+        giving_back=rows.held.get(token.id),
         forecast=tuple(sorted((*endings.get(token.app_id, ()), *endings.get(token.id, ())))),
     )
     return _with_meaning(_with_grant(bare, grant) if grant else bare, snapshot, app)

@@ -118,13 +118,15 @@ class SignIn:
         self._keys[url] = (self._clock() + KEEP, keys)
         return keys
 
-    async def revoke(self, registration: Registration, token: Secret) -> Revoked | Refused | Unreachable | None:
+    async def revoke(
+        self, registration: Registration, token: Secret, *, deadline: float = DEADLINE
+    ) -> Revoked | Refused | Unreachable | None:
         """Give a refresh token back; None where the provider has no door for it. Raises ProblemError."""
         request = revoke(registration.endpoints, registration.client, token, as_datetime(self._clock()))
         if request is None:
             return None
-        answer = await self.ask(request, registration.provider)
-        return answer if isinstance(answer, Unreachable) else read_revoke(answer)
+        answer = await self.ask(request, registration.provider, deadline=deadline)
+        return answer if isinstance(answer, Unreachable) else read_revoke(answer, hide=(token, *request.secrets()))
 
     async def json(self, request: Request, registration: Registration) -> dict[str, Any] | Refused | Unreachable:
         answer = await self.ask(request, registration.provider)

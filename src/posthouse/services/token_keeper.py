@@ -7,7 +7,7 @@ before anything uses the new access token. What cannot be written stays here and
 import asyncio
 import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import structlog
@@ -17,12 +17,12 @@ from posthouse.model.token import Grant, TokenState, pause_after_failures, refre
 from posthouse.oauth.answer import read_token_answer
 from posthouse.oauth.message import Request
 from posthouse.oauth.refresh import refresh
-from posthouse.oauth.revoke import Revoked
 from posthouse.problems import ProblemError
 from posthouse.providers.provider import Provider, scopes_for
 from posthouse.secret import Secret
 from posthouse.services import app_only
 from posthouse.services.clock import Clock, as_datetime
+from posthouse.services.giving_back import GivingBack
 from posthouse.services.sign_in import DEADLINE, Registration, SignIn
 from posthouse.services.turns import Turns
 from posthouse.store import tokens
@@ -348,11 +348,17 @@ class TokenKeeper:
         try:
             await self._load(grant.id)
         except NoToken as problem:
-            token = granted.refresh_token or grant.refresh_token or granted.access_token
             if problem.temporary:
                 return
-            if not isinstance(await self.sign_in.revoke(unsaved.registration, token), Revoked):
-                log.warning("token not given back", token=grant.token_id)
+            fresh = replace(
+                grant,
+                access_token=granted.access_token,
+                refresh_token=granted.refresh_token or grant.refresh_token,
+                access_expires_at=unsaved.got_at + granted.lifetime.total_seconds(),
+            )
+            app_id, giving_back = unsaved.registration.app.id, GivingBack(self.store, self.sign_in, self.clock)
+            forgotten = await self.store.database.write(lambda tx: giving_back.forget(tx, app_id, [fresh]))
+            await giving_back.revoke(forgotten)
 
     async def _refused(self, grant: Grant, refused: Refused) -> NoToken:
         """A clear no: the token is invalid, for a reason. The grant itself is kept until a person decides.

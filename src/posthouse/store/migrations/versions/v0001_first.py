@@ -157,8 +157,13 @@ def upgrade() -> None:
         sa.Column("subject", sa.Text(), server_default="", nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=True),
         sa.Column("since", sa.Double(), server_default="0", nullable=False),
+        sa.Column("ends_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("next_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("attempts", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("answer", sa.Text(), server_default="", nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("leaving_grant_next", "leaving_grant", ["next_at"], unique=False)
     op.create_table(
         "message",
         sa.Column("id", sa.Text(), nullable=False),
