@@ -1,5 +1,6 @@
 """Stories of people who sign in, rightly and wrongly, with the sandbox as the provider."""
 
+import asyncio
 from pathlib import Path
 
 import httpx2
@@ -8,7 +9,9 @@ import pytest
 from posthouse.oauth.code import parameters_of
 from posthouse.problems import ProblemError
 from posthouse.secret import Secret
+from posthouse.services import authorise
 from posthouse.services.authorise import Redirect
+from posthouse.store.authorisations import Authorisation
 from tests.faults.liars import liar
 from tests.support.boxes import ALICE, BOB, PRINTER, SUPPORT, Box, box
 from tests.support.house import House, house
@@ -273,3 +276,95 @@ async def test_a_redirect_url_that_is_refused_is_shown_as_it_has_to_be_registere
         attempt = await gateway.parts.authorise.callback(parameters, redirect.cookie)
         assert (attempt.state, attempt.reason) == ("refused", "refused")
         assert attempt.detail.endswith("Register exactly this redirect URL: http://localhost:8480/oauth/callback")
+
+
+# A provider that is away when its permission is to be used
+
+
+async def answered(gateway: House, provider: Box) -> Authorisation:
+    """The attempt when Alice has come back from the provider."""
+    redirect = await start_page(gateway, ALICE)
+    parameters = await come_back(provider, redirect, ALICE)
+    attempt = await gateway.parts.authorise.callback(parameters, redirect.cookie)
+    with pytest.raises(ProblemError):
+        await gateway.parts.authorise.callback(parameters, redirect.cookie)
+    return attempt
+
+
+@pytest.mark.parametrize("fault", [{"status": 503}, {"status": 429, "retry_after": 30}, {"status": 500}])
+async def test_a_provider_that_is_busy_is_asked_again_by_itself(tmp_path: Path, fault: dict[str, int]) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await provider.control("faults", place="token", action="answer", **fault, times=2)
+        attempt = await answered(gateway, provider)
+        assert (attempt.state, attempt.grant_id) == ("permitted", None)
+        assert f"HTTP {fault['status']}" in attempt.detail
+        assert attempt.detail.endswith("It is asked again by itself.")
+        assert attempt.poll_at > gateway.clock() + fault.get("retry_after", 5) - 2
+        token = await gateway.token(ALICE)
+        assert (token.state, token.reason) == ("waiting_for_authentication", "acquiring")
+        assert (await gateway.followed(attempt)).state == "done"
+        assert (await gateway.token(ALICE)).state == "acquired"
+
+
+async def test_a_sign_in_that_waits_for_the_provider_outlives_the_gateway(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider:
+        async with house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway:
+            await provider.control("faults", place="token", action="answer", status=503, times=1)
+            attempt = await answered(gateway, provider)
+        async with house(tmp_path / "data", background=False) as gateway:
+            assert (await gateway.followed(attempt)).state == "done"
+
+
+async def test_two_nodes_do_not_use_the_permission_twice(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await provider.control("faults", place="token", action="answer", status=503, times=1)
+        attempt = await answered(gateway, provider)
+        gateway.clock.forward(6)
+        await asyncio.gather(*(gateway.parts.authorise.look_after() for _ in range(2)))
+        assert (await gateway.authorisation(attempt.id)).state == "done"
+        assert len((await provider.control_state())["grants"]) == 1
+
+
+async def test_a_permission_that_has_run_out_meanwhile_ends_in_one_sentence(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await provider.control("faults", place="token", action="answer", status=503)
+        over = await gateway.followed(await answered(gateway, provider))
+        assert (over.state, over.reason) == ("refused", "provider_away")
+        assert over.detail.endswith("HTTP 503. Its permission has run out meanwhile: begin again.")
+        token = await gateway.token(ALICE)
+        assert (token.state, token.reason) == ("not_acquired", "provider_away")
+
+
+async def test_a_lost_answer_is_said_and_the_permission_is_not_used_twice(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await provider.control("faults", place="token", action="lose", times=1)
+        attempt = await answered(gateway, provider)
+        assert (attempt.state, attempt.reason) == ("refused", "sign_in_lost")
+        assert attempt.detail == authorise.LOST
+
+
+async def test_a_device_code_is_asked_for_again_where_the_provider_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authorise, "ASK_AGAIN", (0.01, 0.01))
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await provider.control("faults", place="device_authorization", action="answer", status=503, times=2)
+        assert (await gateway.by_device(ALICE, provider.approve_as(ALICE))).state == "done"
+        await provider.control("faults", place="device_authorization", action="answer", status=503, times=3)
+        with pytest.raises(ProblemError, match="HTTP 503"):
+            await gateway.by_device(ALICE, provider.approve_as(ALICE))

@@ -149,6 +149,9 @@ def test_what_a_service_says_is_translated_and_what_a_provider_says_is_not() -> 
     ours = "bob@example.com signed in, expected was alice@example.com."
     assert words.explained(ours, said) == "bob@example.com loggede ind, men alice@example.com var ventet."
     assert words.explained("535 5.7.139 Authentication unsuccessful", said).startswith("535")
+    again = "The provider's sign-in gave no usable answer: HTTP 503. It is asked again by itself."
+    assert words.explained(again, said).endswith("HTTP 503. Den spørges igen af sig selv.")
+    assert words.is_known(again)
     language_of = environment("da").filters["language_of"]
     assert (language_of(ours), language_of("535 no")) == ("da", "en")
 

@@ -266,9 +266,18 @@ async def set_out(
 
 
 async def permit(
-    tx: Transaction, sealer: Sealer, seen: Authorisation, *, grant_id: str, secrets: dict[str, str], poll_at: float
+    tx: Transaction,
+    sealer: Sealer,
+    seen: Authorisation,
+    *,
+    grant_id: str | None,
+    secrets: dict[str, str],
+    poll_at: float,
 ) -> bool:
-    """The provider has given its permission; the flow's secrets make way for what the comparison needs."""
+    """The provider has given its permission; the flow's secrets make way for what the comparison needs.
+
+    Without a grant: it is still to be asked for its tokens, with what is in `secrets`.
+    """
     return bool(
         await tx.run(
             _permit,
