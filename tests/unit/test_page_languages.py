@@ -12,7 +12,7 @@ from posthouse.locales import LANGUAGES, translations
 from posthouse.locales.__main__ import extracted, placeholders
 from posthouse.model.message import MessageState
 from posthouse.model.outcome import Reason
-from posthouse.model.token import NEXT_STEP, TokenState
+from posthouse.model.token import CONFIRM, NEXT_STEP, TokenState
 from posthouse.services.entrance import sign_in_link
 from posthouse.services.overview import Direction, ServerState
 from posthouse.store import tokens
@@ -171,7 +171,7 @@ def test_every_word_of_the_api_has_a_word_on_the_page() -> None:
     assert words.TOKEN_STATES.keys() == {str(state) for state in TokenState}
     assert words.MESSAGE_STATES.keys() == {str(state) for state in MessageState}
     assert words.TOKEN_REASONS.keys() >= {str(reason) for reason in Reason}
-    assert words.NEXT_STEPS.keys() == {step for step in NEXT_STEP.values() if step}
+    assert words.NEXT_STEPS.keys() == {CONFIRM, *(step for step in NEXT_STEP.values() if step)}
     assert words.ATTEMPT_STATES.keys() == {*OPEN, "done", "refused", "expired"}
     assert words.DIRECTIONS.keys() == set(get_args(Direction))
     assert words.RESULT_STATES.keys() == set(get_args(ServerState))

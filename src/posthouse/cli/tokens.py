@@ -69,7 +69,7 @@ def _users(one: dict[str, Any]) -> str:
 
 
 def _tell(address: str, purpose: str | None, one: dict[str, Any]) -> None:
-    from posthouse.cli.wording import authorise_command, endings_words, token_words, waiting_words
+    from posthouse.cli.wording import endings_words, step_words, token_words, waiting_words
 
     facts(
         {
@@ -85,7 +85,7 @@ def _tell(address: str, purpose: str | None, one: dict[str, Any]) -> None:
             "used by": _users(one),
             "waited for by": waiting_words(one),
             "not yet revoked": _given_back(one["giving_back"]),
-            "next step": authorise_command(address, purpose) if one["next_step"] else "",
+            "next step": step_words(one["next_step"], address, purpose),
         }
     )
     if one["state"] == "acquired" and not one["refreshable"]:

@@ -551,7 +551,12 @@ class Authorise:
             interval = device.interval_after(found.poll_interval, outcome)
             keep = interval if isinstance(outcome, SlowDown) else found.poll_interval
             detail = _last_answer(outcome, registration.provider.family)
-            await self._advance(found, "started", poll_at=self.clock() + interval, poll_interval=keep, detail=detail)
+            lost = "sign_in_lost" if isinstance(outcome, Unreachable) and outcome.outcome_unknown else ""
+            poll_at = self.clock() + interval
+            await self._advance(found, "started", poll_at=poll_at, poll_interval=keep, reason=lost, detail=detail)
+            return
+        if found.reason == "sign_in_lost" and isinstance(outcome, Refused) and outcome.error == "invalid_grant":
+            await self._end(found, "refused", "sign_in_lost", LOST)
             return
         if found.method == "link" and isinstance(outcome, Refused) and outcome.error == "expired_token":
             await self._offer_again(found)
@@ -730,7 +735,7 @@ class Authorise:
     async def _by_id_token(
         self, registration: Registration, id_token: Secret, found: Authorisation, received_at: float
     ) -> Identity | Untrusted | Unreachable:
-        """With a key that is not known the key set may be old: it is fetched again, once."""
+        """Where the key does not fit, the key set may be old: it is fetched again, once."""
         nonce = Secret(found.secrets["nonce"]) if "nonce" in found.secrets else None
         for fresh in (False, True):
             keys = await self.sign_in.keys(registration, fresh=fresh)
@@ -744,7 +749,7 @@ class Authorise:
                 nonce=nonce,
                 now=as_datetime(received_at),
             )
-            if not (isinstance(identity, Untrusted) and identity.unknown_key):
+            if not (isinstance(identity, Untrusted) and identity.key_may_be_old):
                 break
         return identity
 

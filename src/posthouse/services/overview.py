@@ -7,12 +7,12 @@ from typing import Literal
 from posthouse.model.forecast import Ending
 from posthouse.model.mailbox import Mailbox, Protocol, Purpose, purpose_of
 from posthouse.model.sender import Learnt, sender_doubt
-from posthouse.model.token import NEXT_STEP, Grant, Token, TokenState
+from posthouse.model.token import CONFIRM, NEXT_STEP, Grant, Token, TokenState
 from posthouse.services import forecast
 from posthouse.services.directory import Directory, Snapshot
 from posthouse.services.forecast import Forecast
 from posthouse.services.refusals import explained, remembered
-from posthouse.store import leaving, messages, senders, tokens
+from posthouse.store import authorisations, leaving, messages, senders, tokens
 from posthouse.store.configuration import StoredApp
 from posthouse.store.database import Transaction
 from posthouse.store.leaving import Held
@@ -211,6 +211,7 @@ class _Rows:
     sent: dict[str, float]
     senders: dict[str, tuple[Learnt, ...]]
     held: dict[str, Held]
+    unverified: set[str]
 
 
 async def overview(store: Store, directory: Directory) -> Overview:
@@ -229,6 +230,7 @@ async def _read(tx: Transaction, store: Store) -> _Rows:
         _last_sent(await messages.page(tx, wanted=Wanted(state="sent"))),
         await senders.everything(tx),
         {one.token_id: one for one in reversed(await leaving.held(tx))},
+        await authorisations.unverified(tx),
     )
 
 
@@ -291,16 +293,17 @@ def _token_view(
 ) -> TokenView:
     app = snapshot.configuration.apps.get(token.app_id)
     grant = rows.grants.get(token.serving_grant or "")
+    unverified = token.id in rows.unverified
     bare = TokenView(
         id=token.id,
         app=app.name if app else "",
         account=token.account,
         name=token.name,
         state=token.state,
-        reason=token.reason,
+        reason="person_not_verified" if unverified and token.state is TokenState.WAITING else token.reason,
         detail=token.detail,
         since=token.since,
-        next_step=NEXT_STEP[token.state],
+        next_step=CONFIRM if unverified else NEXT_STEP[token.state],
         reauthorising=token.pending_grant is not None and token.serving_grant is not None,
         used_by=tuple(
             Setting(user.mailbox.address, purpose) for user in snapshot.uses_now(token.id) for purpose in user.purposes

@@ -23,6 +23,8 @@ DEADLINE = 20.0
 """Seconds for one request, from connect to the last octet."""
 KEEP = 3600.0
 """Seconds that discovery and key sets are believed."""
+KEYS_REST = 5.0
+"""Seconds before a key set is fetched again, also where it did not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +108,13 @@ class SignIn:
         return await self._http.ask(request, deadline=deadline, ca_file=provider.ca_file)
 
     async def keys(self, registration: Registration, *, fresh: bool = False) -> Mapping[str, Any] | None:
-        """The key set for ID tokens; `fresh` asks again even when one is known. None where there is none to be had."""
+        """The key set for ID tokens; `fresh` asks again even when one is known, unless it was fetched just now.
+
+        None where there is none to be had.
+        """
         url = registration.endpoints.jwks_url
         kept = self._keys.get(url)
-        if kept is not None and kept[0] > self._clock() and not fresh:
+        if kept is not None and kept[0] - KEEP + (KEYS_REST if fresh else KEEP) > self._clock():
             return kept[1]
         answer = await self.ask(get(url), registration.provider) if url else Unreachable("no keys")
         keys = answer if isinstance(answer, Unreachable) else read_keys(answer)

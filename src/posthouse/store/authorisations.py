@@ -61,6 +61,7 @@ _of_mailbox = (
     .limit(20)
 )
 _open = select(authorisation).where(one_of(authorisation.c.state, OPEN))
+_unverified = select(authorisation.c.token_id).where(authorisation.c.state == literal("unverified")).limit(1000)
 _waiting = (
     select(authorisation.c.id)
     .where(authorisation.c.token_id == bindparam("token"), one_of(authorisation.c.state, OPEN))
@@ -189,6 +190,11 @@ async def of_mailbox(tx: Transaction, sealer: Sealer, mailbox_id: str) -> list[A
 
 async def open_ones(tx: Transaction, sealer: Sealer) -> list[Authorisation]:
     return [_authorisation(row, sealer) for row in await tx.all(_open)]
+
+
+async def unverified(tx: Transaction) -> set[str]:
+    """Tokens for which somebody has to confirm who signed in."""
+    return {row["token_id"] for row in await tx.all(_unverified)}
 
 
 async def count_open(tx: Transaction, mailbox_id: str) -> int:

@@ -154,6 +154,7 @@ SECURITIES = {
 NEXT_STEPS = {
     "get_token": N_("Get token"),
     "sign_in": N_("Sign in"),
+    "confirm": N_("Confirm who signed in"),
     "reauthorise": N_("Re-authorise"),
 }
 

@@ -82,7 +82,7 @@ class Token(BaseModel):
     reason: str
     detail: str
     since: datetime | None
-    next_step: str = Field(description="get_token, sign_in, reauthorise, or empty.")
+    next_step: str = Field(description="get_token, sign_in, confirm, reauthorise, or empty.")
     person: str = Field(description="Who signed in, as the provider says.")
     scopes: list[str]
     obtained_at: datetime | None
@@ -139,7 +139,7 @@ class Mailbox(BaseModel):
     sender_doubt: str = Field(description="What is against the automatic sender: unproved, refused, or empty.")
     last_success: datetime | None
     queue: dict[str, int]
-    next_step: str = Field(description="get_token, sign_in, reauthorise, or empty.")
+    next_step: str = Field(description="get_token, sign_in, confirm, reauthorise, or empty.")
     next_for: str = Field(description="The setting whose token it is about; empty for the one that settings share.")
     version: int = Field(description="Grows with every change; for If-Match.")
     settings: dict[str, Any] = Field(description="As in an apply file; seconds as numbers.")
