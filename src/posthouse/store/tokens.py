@@ -110,7 +110,7 @@ _identify = (
 )
 _apps_apart = select(app.c.id).where(is_line_of(app.c.provider, "apart"))
 _due = (
-    select(grant.c.id, grant.c.app_id)
+    select(grant.c.id, grant.c.app_id, grant.c.next_refresh_at)
     .join(token, and_(token.c.id == grant.c.token_id, token.c.serving_grant == grant.c.id))
     .where(grant.c.next_refresh_at <= bindparam("now"), grant.c.next_refresh_at > 0)
     .where(grant.c.app_id.not_in(_apps_apart))
@@ -394,7 +394,8 @@ async def due(
     without those of the providers named in `apart`.
     """
     rows = await tx.all(_due, now=now, at_most=at_most, lease_now=await tx.now(), owner=owner, apart=lines(apart))
-    return [(row["id"], row["app_id"]) for row in rows]
+    # Of one moment the index has them by registration: no registration comes before another.
+    return [(row["id"], row["app_id"]) for row in sorted(rows, key=lambda row: (row["next_refresh_at"], row["id"]))]
 
 
 async def wake(tx: Transaction, grant_id: str, now: float) -> None:
