@@ -126,6 +126,7 @@ class Gateway:
             ("authorisations", parts.authorise.run),
             ("settings that wait", parts.sharing.run),
             ("retired grants", self._sweep_grants),
+            ("giving back", parts.authorise.giving_back.run),
             ("forewarning", parts.forewarning.run),
             ("reporting", parts.reporting.run),
             ("watchdog", parts.watchdog.run),

@@ -18,6 +18,7 @@ from posthouse.services.master_key_change import MasterKeyChange
 from posthouse.store import authorisations, configuration, data_keys, leases, leaving, messages, sealed, tokens
 from posthouse.store.authorisations import Authorisation
 from posthouse.store.database import Database, T, Transaction, Work
+from posthouse.store.leaving import Leaving
 from posthouse.store.opening import Store, open_store
 from posthouse.store.sealed import SEALED
 from posthouse.store.sealing import key_id_of
@@ -61,6 +62,11 @@ async def node_of(site: Site, name: str = "node-1") -> Node:
     return made
 
 
+LEAVING = Leaving(
+    "gr_gone", "app_1", "tk_1", "https://id", "alice", NOW, Secret("refresh-gone"), ends_at=NOW, next_at=NOW
+)
+
+
 async def filled(store: Store) -> None:
     """One of everything that lies sealed."""
 
@@ -71,7 +77,7 @@ async def filled(store: Store) -> None:
         await configuration.save(tx, "mailbox", "mb_1", address="a@example.com", document="{}", password=password)
         await configuration.save(tx, "app", "app_1", name="office", document="{}", secret=secret)
         await tokens.add_grant(tx, sealer, consent())
-        await leaving.add(tx, sealer, "app_1", consent("gr_gone", refresh="refresh-gone"), NOW)
+        await leaving.add(tx, sealer, LEAVING)
         await authorisations.add(tx, sealer, sign_in(), start_hash="start")
         small = sealer.seal(b"a small message", "message:m1")
         await messages.accept(tx, mail("m1", body=small), NOW, NOW + 1000)
@@ -119,7 +125,7 @@ async def everything(store: Store) -> dict[str, Any]:
         "attempt": attempt.secrets if attempt else None,
         "bodies": {name: sealer.open(body, f"message:{name}") for name, body in bodies.items()},
         "large": b"".join([piece async for piece in store.spool.read("m2", 3)]),
-        "leaving": [one.secret for one in await database.read(lambda tx: leaving.waiting(tx, sealer))],
+        "leaving": [one.secret for one in await database.write(lambda tx: leaving.take_due(tx, sealer, NOW, NOW, 9))],
         "derived": sealer.derive("device passwords"),
     }
 

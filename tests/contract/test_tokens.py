@@ -1,6 +1,7 @@
 """Tokens and grants, on both databases."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -103,8 +104,9 @@ async def remove_grant(store: Store, grant_id: str = "gr_1") -> bool:
     return await store.database.write(lambda tx: tokens.remove_grant(tx, grant_id))
 
 
-async def due(store: Store, now: float, at_most: int = 10) -> list[str]:
-    return await store.database.read(lambda tx: tokens.due(tx, now, at_most))
+async def due(store: Store, now: float, at_most: int = 10, *, apart: Iterable[str] = ()) -> list[str]:
+    found = await store.database.read(lambda tx: tokens.due(tx, now, at_most, apart=apart))
+    return [grant_id for grant_id, _ in found]
 
 
 # Tokens
@@ -481,6 +483,26 @@ async def test_serving_grants_of_acquired_tokens_are_refreshed_the_most_urgent_f
     third = next(token for token in await all_tokens(store) if token.name == "3")
     await set_state(store, third.id, TokenState.NOT_ACQUIRED)
     assert await due(store, NOW + 300) == ["gr_2", "gr_1"]
+
+
+async def test_what_is_due_at_other_providers_is_found_behind_any_number_that_is_due_at_one(store: Store) -> None:
+    providers = {"ap_1": "hangs", "ap_2": "hangs", "ap_3": "hangs too", "ap_4": "well"}
+
+    async def work(tx: Transaction) -> None:
+        for number, (app_id, provider) in enumerate(providers.items()):
+            await configuration.save(tx, "app", app_id, name=app_id, provider=provider)
+            token = await tokens.ensure(tx, app_id, "alice@example.com", "main", NOW)
+            grant_id = f"gr_{app_id}"
+            await tokens.add_grant(tx, store.sealer, replace(consent(grant_id, token.id), next_refresh_at=NOW + number))
+            await tokens.point(tx, token, serving=grant_id, pending=None, pinned=None)
+            await tokens.set_state(tx, token.id, TokenState.ACQUIRED, NOW)
+
+    await store.database.write(work)
+    found = await store.database.read(lambda tx: tokens.due(tx, NOW + 9, 2))
+    assert found == [("gr_ap_1", "ap_1"), ("gr_ap_2", "ap_2")]
+    assert await due(store, NOW + 9, at_most=2, apart=["hangs"]) == ["gr_ap_3", "gr_ap_4"]
+    assert await due(store, NOW + 9, at_most=2, apart=["hangs", "hangs too"]) == ["gr_ap_4"]
+    assert await due(store, NOW + 9, apart=["hangs too", "hang", "s"]) == ["gr_ap_1", "gr_ap_2", "gr_ap_4"]
 
 
 async def test_of_invalid_tokens_only_those_worth_another_try_are_due(store: Store) -> None:

@@ -77,6 +77,22 @@ async def test_mail_leaves_with_the_token_of_an_app_for_each_of_its_mailboxes(tm
         assert provider.subjects(BOB) == ["By the app"]
 
 
+@pytest.mark.parametrize("fault", [{"action": "answer", "status": 503}, {"action": "lose"}])
+async def test_a_provider_that_is_away_is_asked_again_by_itself(tmp_path: Path, fault: dict[str, object]) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", app_file(provider, SECRET, ALICE), background=False) as home,
+    ):
+        await provider.control("faults", place="token", **fault, times=2)
+        waiting = await authorised(home, ALICE)
+        assert (waiting.state, waiting.detail[-28:]) == ("permitted", "It is asked again by itself.")
+        assert (await home.followed(waiting)).state == "done"
+        await provider.control("faults", place="token", **fault)
+        over = await home.followed(await authorised(home, ALICE))
+        assert (over.reason, over.detail[-28:]) == ("provider_away", "Begin again when it is back.")
+        assert (await home.token(ALICE)).state == "acquired"
+
+
 async def test_it_is_renewed_without_anybody_and_without_a_refresh_token(tmp_path: Path) -> None:
     async with (
         box(tmp_path / "box") as provider,

@@ -1,14 +1,21 @@
 """Stories of people who sign in, rightly and wrongly, with the sandbox as the provider."""
 
+import asyncio
+import json
 from pathlib import Path
 
 import httpx2
 import pytest
+from joserfc.jwk import RSAKey
 
 from posthouse.oauth.code import parameters_of
 from posthouse.problems import ProblemError
 from posthouse.secret import Secret
+from posthouse.services import authorise
 from posthouse.services.authorise import Redirect
+from posthouse.services.overview import overview
+from posthouse.services.sign_in import Registration
+from posthouse.store.authorisations import Authorisation
 from tests.faults.liars import liar
 from tests.support.boxes import ALICE, BOB, PRINTER, SUPPORT, Box, box
 from tests.support.house import House, house
@@ -147,9 +154,13 @@ async def test_a_provider_that_does_not_tell_who_signed_in_needs_a_confirmation(
         async with house(tmp_path / "data", text) as gateway:
             attempt = await gateway.by_device(ALICE, provider.approve_as(ALICE))
             assert (attempt.state, attempt.reason) == ("unverified", "person_not_verified")
-            assert (await gateway.token(ALICE)).state == "waiting_for_authentication"
+            view = (await overview(gateway.parts.store, gateway.parts.directory)).tokens[0]
+            assert (view.state, view.reason) == ("waiting_for_authentication", "person_not_verified")
+            assert view.next_step == "confirm"
             assert (await gateway.parts.authorise.confirm_person(attempt.id)).state == "done"
             assert (await gateway.token(ALICE)).state == "acquired"
+            view = (await overview(gateway.parts.store, gateway.parts.directory)).tokens[0]
+            assert (view.state, view.reason, view.next_step) == ("acquired", "", "")
 
 
 async def test_the_id_token_alone_tells_who_signed_in(tmp_path: Path) -> None:
@@ -273,3 +284,154 @@ async def test_a_redirect_url_that_is_refused_is_shown_as_it_has_to_be_registere
         attempt = await gateway.parts.authorise.callback(parameters, redirect.cookie)
         assert (attempt.state, attempt.reason) == ("refused", "refused")
         assert attempt.detail.endswith("Register exactly this redirect URL: http://localhost:8480/oauth/callback")
+
+
+# A provider that changes its keys
+
+
+async def with_another_key(provider: Box) -> dict[str, object]:
+    """The key set as it would be with another key under the same name."""
+    known = await fetch(f"{provider.sandbox.issuer}/jwks")
+    made = RSAKey.generate_key(2048, private=True).as_dict(private=False)
+    return {"keys": [{**known["keys"][0], "n": made["n"]}]}  # type: ignore[dict-item]
+
+
+async def test_a_key_that_was_replaced_under_its_name_is_fetched_again(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        sign_in, former = gateway.parts.authorise.sign_in, json.dumps(await with_another_key(provider))
+        await provider.control("faults", place="jwks", action="alter", body=former, times=1)
+        registration = await sign_in.registration((await gateway.token(ALICE)).app_id)
+        assert isinstance(registration, Registration)
+        assert await sign_in.keys(registration) == json.loads(former)
+        gateway.clock.forward(10)
+        assert (await gateway.by_device(ALICE, provider.approve_as(ALICE))).state == "done"
+
+
+async def test_keys_are_not_fetched_for_every_wrong_signature(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        switch = await provider.control("faults", place="jwks", action="pass")
+        sign_in = gateway.parts.authorise.sign_in
+        registration = await sign_in.registration((await gateway.token(ALICE)).app_id)
+        assert isinstance(registration, Registration)
+        for asked in (1, 2):
+            for _ in range(5):
+                assert await sign_in.keys(registration, fresh=True)
+            assert (await provider.control_state())["hits"] == {str(switch["id"]): asked}
+            gateway.clock.forward(10)
+        provider.sandbox.faults.remove(switch["id"])
+        wrong = json.dumps(await with_another_key(provider))
+        await provider.control("faults", place="jwks", action="alter", body=wrong)
+        gateway.clock.forward(3600)
+        attempt = await gateway.by_device(ALICE, provider.approve_as(ALICE))
+        assert (attempt.reason, attempt.detail) == (
+            "id_token_not_trusted",
+            "Not accepted: the signature of the ID token is wrong.",
+        )
+
+
+# A provider that is away when its permission is to be used
+
+
+async def answered(gateway: House, provider: Box) -> Authorisation:
+    """The attempt when Alice has come back from the provider."""
+    redirect = await start_page(gateway, ALICE)
+    parameters = await come_back(provider, redirect, ALICE)
+    attempt = await gateway.parts.authorise.callback(parameters, redirect.cookie)
+    with pytest.raises(ProblemError):
+        await gateway.parts.authorise.callback(parameters, redirect.cookie)
+    return attempt
+
+
+@pytest.mark.parametrize("fault", [{"status": 503}, {"status": 429, "retry_after": 30}, {"status": 500}])
+async def test_a_provider_that_is_busy_is_asked_again_by_itself(tmp_path: Path, fault: dict[str, int]) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await provider.control("faults", place="token", action="answer", **fault, times=2)
+        attempt = await answered(gateway, provider)
+        assert (attempt.state, attempt.grant_id) == ("permitted", None)
+        assert f"HTTP {fault['status']}" in attempt.detail
+        assert attempt.detail.endswith("It is asked again by itself.")
+        assert attempt.poll_at > gateway.clock() + fault.get("retry_after", 5) - 2
+        token = await gateway.token(ALICE)
+        assert (token.state, token.reason) == ("waiting_for_authentication", "acquiring")
+        assert (await gateway.followed(attempt)).state == "done"
+        assert (await gateway.token(ALICE)).state == "acquired"
+
+
+async def test_a_sign_in_that_waits_for_the_provider_outlives_the_gateway(tmp_path: Path) -> None:
+    async with box(tmp_path / "box") as provider:
+        async with house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway:
+            await provider.control("faults", place="token", action="answer", status=503, times=1)
+            attempt = await answered(gateway, provider)
+        async with house(tmp_path / "data", background=False) as gateway:
+            assert (await gateway.followed(attempt)).state == "done"
+
+
+async def test_two_nodes_do_not_use_the_permission_twice(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await provider.control("faults", place="token", action="answer", status=503, times=1)
+        attempt = await answered(gateway, provider)
+        gateway.clock.forward(6)
+        await asyncio.gather(*(gateway.parts.authorise.look_after() for _ in range(2)))
+        assert (await gateway.authorisation(attempt.id)).state == "done"
+        assert len((await provider.control_state())["grants"]) == 1
+
+
+async def test_a_permission_that_has_run_out_meanwhile_ends_in_one_sentence(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await provider.control("faults", place="token", action="answer", status=503)
+        over = await gateway.followed(await answered(gateway, provider))
+        assert (over.state, over.reason) == ("refused", "provider_away")
+        assert over.detail.endswith("HTTP 503. Its permission has run out meanwhile: begin again.")
+        token = await gateway.token(ALICE)
+        assert (token.state, token.reason) == ("not_acquired", "provider_away")
+
+
+async def test_a_lost_answer_is_said_and_the_permission_is_not_used_twice(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await provider.control("faults", place="token", action="lose", times=1)
+        attempt = await answered(gateway, provider)
+        assert (attempt.state, attempt.reason) == ("refused", "sign_in_lost")
+        assert attempt.detail == authorise.LOST
+
+
+async def test_a_device_code_is_asked_for_again_where_the_provider_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authorise, "ASK_AGAIN", (0.01, 0.01))
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await provider.control("faults", place="device_authorization", action="answer", status=503, times=2)
+        assert (await gateway.by_device(ALICE, provider.approve_as(ALICE))).state == "done"
+        await provider.control("faults", place="device_authorization", action="answer", status=503, times=3)
+        with pytest.raises(ProblemError, match="HTTP 503"):
+            await gateway.by_device(ALICE, provider.approve_as(ALICE))
+
+
+async def test_a_lost_answer_to_a_device_code_is_said(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await provider.control("faults", place="token", action="lose", times=1)
+        over = await gateway.by_device(ALICE, provider.approve_as(ALICE))
+        assert (over.state, over.reason, over.detail) == ("refused", "sign_in_lost", authorise.LOST)

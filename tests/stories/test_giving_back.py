@@ -1,10 +1,16 @@
 """Stories of consents that are given back at the provider: surely, and without taking another one along."""
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import AsyncMock
 
+import msgspec
 import pytest
 
-from posthouse.services.sign_in import SignIn
+from posthouse.providers.provider import built_in
+from posthouse.services.overview import overview
+from posthouse.services.sign_in import Registration, SignIn
 from posthouse.store import tokens
 from tests.support.boxes import ALICE, BOB, Box, box
 from tests.support.house import House, house
@@ -71,7 +77,8 @@ async def test_the_last_consent_of_a_person_is_given_back_wherever_it_was(tmp_pa
     ):
         for _ in range(2):
             await gateway.by_device(ALICE, provider.approve_as(ALICE))
-        assert await gateway.parts.authorise.delete_token((await gateway.token(ALICE)).id)
+        given = await gateway.parts.authorise.delete_token((await gateway.token(ALICE)).id)
+        assert given.how == "revoked"
         assert await ended(provider) == ["revoked by the client"] * 2
 
 
@@ -81,11 +88,91 @@ async def test_what_the_provider_could_not_take_is_given_back_later(tmp_path: Pa
         house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
     ):
         await gateway.by_device(ALICE, provider.approve_as(ALICE))
-        await provider.control("faults", place="revoke", action="answer", status=503, times=1)
-        assert not await gateway.parts.authorise.delete_token((await gateway.token(ALICE)).id)
-        assert await ended(provider) == [""]
-        await gateway.parts.authorise.giving_back.sweep()
+        await provider.control("faults", place="revoke", action="answer", status=503, times=2)
+        given = await gateway.parts.authorise.delete_token((await gateway.token(ALICE)).id)
+        assert given.how == "waiting"
+        assert "lives on there" in given.why
+        view = (await overview(gateway.parts.store, gateway.parts.directory)).mailboxes[0].tokens[0]
+        assert view.giving_back is not None
+        assert "it is tried again by itself" in view.giving_back.answer
+        try_again = gateway.parts.authorise.giving_back.try_again
+        assert await try_again() == 0, "not at once"
+        for pause in (61, 61):
+            assert await ended(provider) == [""]
+            gateway.clock.forward(pause)
+            assert await try_again() == 1
         assert await ended(provider) == ["revoked by the client"]
+        view = (await overview(gateway.parts.store, gateway.parts.directory)).mailboxes[0].tokens[0]
+        assert view.giving_back is None
+
+
+async def test_two_nodes_do_not_give_the_same_back_twice(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await gateway.by_device(ALICE, provider.approve_as(ALICE))
+        await provider.control("faults", place="revoke", action="answer", status=429, times=1)
+        giving_back = gateway.parts.authorise.giving_back
+        assert (await giving_back.delete_token((await gateway.token(ALICE)).id)).how == "waiting"
+        gateway.clock.forward(61)
+        assert sorted(await asyncio.gather(giving_back.try_again(), giving_back.try_again())) == [0, 1]
+        assert await ended(provider) == ["revoked by the client"]
+
+
+async def test_a_refused_client_is_said_and_the_token_dies_once_it_is_mended(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await gateway.by_device(ALICE, provider.approve_as(ALICE))
+        wrong = {"place": "revoke", "action": "answer", "status": 401, "body": '{"error": "invalid_client"}'}
+        await provider.control("faults", **wrong, times=1)
+        given = await gateway.parts.authorise.delete_token((await gateway.token(ALICE)).id)
+        assert given.how == "waiting"
+        assert "invalid_client" in given.why
+        gateway.clock.forward(61)
+        await gateway.parts.authorise.giving_back.try_again()
+        assert await ended(provider) == ["revoked by the client"]
+
+
+async def test_a_provider_that_cannot_revoke_such_tokens_is_asked_once(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await gateway.by_device(ALICE, provider.approve_as(ALICE))
+        answer = {"action": "answer", "status": 400, "body": '{"error": "unsupported_token_type"}'}
+        await provider.control("faults", place="revoke", **answer, times=1)
+        given = await gateway.parts.authorise.delete_token((await gateway.token(ALICE)).id)
+        assert given.how == "impossible"
+        assert "Remove the app's permission" in given.why
+        gateway.clock.forward(61)
+        assert await gateway.parts.authorise.giving_back.try_again() == 0
+
+
+async def test_where_there_is_no_door_the_page_of_the_account_is_named(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await gateway.by_device(ALICE, provider.approve_as(ALICE))
+        registration = await gateway.parts.authorise.sign_in.registration((await gateway.token(ALICE)).app_id)
+        assert isinstance(registration, Registration)
+        doorless = replace(
+            registration,
+            endpoints=replace(registration.endpoints, revoke_url=""),
+            provider=msgspec.structs.replace(registration.provider, account_url="https://account.example/apps"),
+        )
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(SignIn, "registration", AsyncMock(return_value=doorless))
+            given = await gateway.parts.authorise.delete_token((await gateway.token(ALICE)).id)
+        assert (given.how, given.page) == ("impossible", "https://account.example/apps")
+
+
+@pytest.mark.parametrize("name", ["microsoft", "outlook", "google"])
+def test_the_large_providers_have_a_page_of_the_account(name: str) -> None:
+    assert built_in()[name].account_url.startswith("https://")
 
 
 async def test_a_crash_between_forgetting_and_giving_back_leaves_no_living_token(
@@ -94,7 +181,7 @@ async def test_a_crash_between_forgetting_and_giving_back_leaves_no_living_token
     class Crash(BaseException):
         pass
 
-    async def crash(*_: object) -> None:
+    async def crash(*_: object, **__: object) -> None:
         raise Crash
 
     async with box(tmp_path / "box") as provider:
@@ -108,7 +195,8 @@ async def test_a_crash_between_forgetting_and_giving_back_leaves_no_living_token
             assert (await gateway.token(ALICE)).state == "not_acquired"
         assert await ended(provider) == [""]
         async with house(tmp_path / "data", background=False) as gateway:
-            await gateway.parts.authorise.giving_back.sweep()
+            gateway.clock.forward(61)
+            await gateway.parts.authorise.giving_back.try_again()
         assert await ended(provider) == ["revoked by the client"]
 
 
@@ -121,10 +209,8 @@ async def test_what_can_never_be_given_back_is_not_tried_for_ever(tmp_path: Path
         await provider.control("faults", place="revoke", action="answer", status=503, times=9)
         await gateway.parts.authorise.delete_token((await gateway.token(ALICE)).id)
         gateway.clock.forward(31 * DAY)
-        sweep = gateway.parts.authorise.giving_back.sweep
-        await sweep()
         hits = (await provider.control_state())["hits"]
-        await sweep()
+        assert await gateway.parts.authorise.giving_back.try_again() == 0
         assert (await provider.control_state())["hits"] == hits
 
 

@@ -110,7 +110,8 @@ async def test_a_shared_token_is_deleted_only_knowingly(office: House, api: Clie
     assert (await api.get(f"/tokens/{token['id']}")).json()["state"] == "acquired"
 
     deleted = await api.delete(f"/tokens/{token['id']}", confirm=2)
-    assert deleted.json() == {"id": token["id"], "revoked": True}
+    assert (deleted.json()["id"], deleted.json()["revoked"]) == (token["id"], True)
+    assert deleted.json()["at_provider"] == "revoked"
     assert (await api.get(f"/tokens/{token['id']}")).json()["state"] == "not_acquired"
     assert (await api.get(f"/control/token/{ALICE}")).status_code == 409
 

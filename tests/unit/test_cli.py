@@ -15,6 +15,7 @@ from posthouse.cli.authorise import _end as end_of_sign_in
 from posthouse.cli.calling import Call, clean, facts, table
 from posthouse.cli.connection import Answer, SocketApi, connect, path_of
 from posthouse.cli.connection import _answer as read_answer
+from posthouse.cli.tokens import _tell as tell_status
 from posthouse.problems import ProblemError
 from posthouse.settings import Settings
 from posthouse.store.lock import DataLock
@@ -117,6 +118,20 @@ def test_without_a_terminal_nobody_is_told_of_an_option_that_is_not_there(monkey
     with pytest.raises(click.UsageError, match="on the page") as told:
         end_of_sign_in(call, waiting)
     assert "--yes" not in told.value.format_message()
+
+
+def test_a_sign_in_that_waits_for_a_confirmation_says_what_waits_for_whom(capsys: pytest.CaptureFixture[str]) -> None:
+    users = [{"mailbox": "a@example.com", "for": "sending", "refused": ""}]
+    token = {
+        "state": "waiting_for_authentication", "reason": "person_not_verified", "since": "2027-01-01T12:00:00Z",
+        "detail": "", "meaning": "", "fix": "", "person": "", "scopes": [], "access_expires_at": None,
+        "refreshed_at": None, "forecast": [], "last_error": "", "used_by": users, "waiting": [], "giving_back": None,
+        "refreshable": False, "next_step": "confirm",
+    }  # fmt: skip
+    tell_status("a@example.com", None, token)
+    said = capsys.readouterr().out
+    assert "waiting for authentication: the provider does not say who signed in, since" in said
+    assert "an administrator confirms on the mailbox's page that the right person signed in" in said
 
 
 def test_the_other_spelling_is_understood() -> None:

@@ -12,7 +12,7 @@ from posthouse.locales import LANGUAGES, translations
 from posthouse.locales.__main__ import extracted, placeholders
 from posthouse.model.message import MessageState
 from posthouse.model.outcome import Reason
-from posthouse.model.token import NEXT_STEP, TokenState
+from posthouse.model.token import CONFIRM, NEXT_STEP, TokenState
 from posthouse.services.entrance import sign_in_link
 from posthouse.services.overview import Direction, ServerState
 from posthouse.store import tokens
@@ -149,6 +149,9 @@ def test_what_a_service_says_is_translated_and_what_a_provider_says_is_not() -> 
     ours = "bob@example.com signed in, expected was alice@example.com."
     assert words.explained(ours, said) == "bob@example.com loggede ind, men alice@example.com var ventet."
     assert words.explained("535 5.7.139 Authentication unsuccessful", said).startswith("535")
+    again = "The provider's sign-in gave no usable answer: HTTP 503. It is asked again by itself."
+    assert words.explained(again, said).endswith("HTTP 503. Den spørges igen af sig selv.")
+    assert words.is_known(again)
     language_of = environment("da").filters["language_of"]
     assert (language_of(ours), language_of("535 no")) == ("da", "en")
 
@@ -168,7 +171,7 @@ def test_every_word_of_the_api_has_a_word_on_the_page() -> None:
     assert words.TOKEN_STATES.keys() == {str(state) for state in TokenState}
     assert words.MESSAGE_STATES.keys() == {str(state) for state in MessageState}
     assert words.TOKEN_REASONS.keys() >= {str(reason) for reason in Reason}
-    assert words.NEXT_STEPS.keys() == {step for step in NEXT_STEP.values() if step}
+    assert words.NEXT_STEPS.keys() == {CONFIRM, *(step for step in NEXT_STEP.values() if step)}
     assert words.ATTEMPT_STATES.keys() == {*OPEN, "done", "refused", "expired"}
     assert words.DIRECTIONS.keys() == set(get_args(Direction))
     assert words.RESULT_STATES.keys() == set(get_args(ServerState))

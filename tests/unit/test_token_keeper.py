@@ -15,10 +15,11 @@ from posthouse.model.token import Grant, Token, TokenState
 from posthouse.net.http import HttpClient
 from posthouse.oauth.message import Answer, Request
 from posthouse.secret import Secret
-from posthouse.services import token_keeper
+from posthouse.services import token_keeper, turns
 from posthouse.services.apply_file import parse
 from posthouse.services.applying import apply
 from posthouse.services.directory import Directory
+from posthouse.services.giving_back import GivingBack
 from posthouse.services.sign_in import SignIn
 from posthouse.services.token_keeper import NoToken, TokenKeeper
 from posthouse.store import events, tokens
@@ -64,6 +65,7 @@ class Server(HttpClient):
     answers: list[Answer | Unreachable] = field(default_factory=list)
     asked: list[dict[str, str]] = field(default_factory=list)
     revoked: list[str] = field(default_factory=list)
+    revoking: list[Answer] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -73,7 +75,7 @@ class Server(HttpClient):
         form = {name: values[0] for name, values in parse_qs(request.body().decode()).items()}
         if request.url.endswith("/revoke"):
             self.revoked.append(form["token"])
-            return Answer(200)
+            return self.revoking.pop(0) if self.revoking else Answer(200)
         self.asked.append(form)
         await self.gate.wait()
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -122,15 +124,16 @@ class Desk:
         assert found is not None
         return found
 
-    async def many(self, count: int) -> None:
+    async def many(self, count: int, *, app: str = "", first: int = 0, **changes: Any) -> None:
         """Tokens of other accounts, all due."""
 
         async def work(tx: Transaction) -> None:
-            app = (await tokens.get(tx, self.token_id)).app_id  # type: ignore[union-attr]
-            await tokens.remove_grant(tx, "gr_1")
-            for number in range(count):
-                token = await tokens.ensure(tx, app, f"box{number}@example.com", "main", NOW)
-                await tokens.add_grant(tx, self.store.sealer, consent(token.id, id=f"gr_{number}"))
+            of = app or (await tokens.get(tx, self.token_id)).app_id  # type: ignore[union-attr]
+            if not first:
+                await tokens.remove_grant(tx, "gr_1")
+            for number in range(first, first + count):
+                token = await tokens.ensure(tx, of, f"box{number}@example.com", "main", NOW)
+                await tokens.add_grant(tx, self.store.sealer, consent(token.id, id=f"gr_{number}", **changes))
                 await tokens.point(tx, token, serving=f"gr_{number}", pending=None, pinned=None)
                 await tokens.set_state(tx, token.id, TokenState.ACQUIRED, NOW)
 
@@ -209,7 +212,7 @@ async def background(desk: Desk) -> AsyncIterator[Callable[[], Awaitable[None]]]
 
 
 async def until(reached: Callable[[], bool | Awaitable[bool]]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             now = reached()
             if now if isinstance(now, bool) else await now:
@@ -367,6 +370,82 @@ async def test_what_is_due_is_refreshed_without_a_rest_in_between(
     await until(lambda: len(desk.server.asked) == many)
 
 
+OTHER = """
+[[provider]]
+name = "hangs"
+token_url = "https://hangs.example.net/token"
+device_url = "https://hangs.example.net/device"
+scopes = ["mail"]
+smtp = "mail.example.net:587 starttls"
+[[app]]
+name = "there"
+provider = "hangs"
+client_id = "us"
+"""
+
+
+@dataclass
+class Hanging(Server):
+    """One of the providers takes every connection, and answers nothing until it is `well`."""
+
+    well: asyncio.Event = field(default_factory=asyncio.Event)
+    deadline: float = 20.0
+    hanging: int = 0
+    most: int = 0
+
+    async def ask(self, request: Request, *, deadline: float, ca_file: str = "") -> Answer | Unreachable:
+        if "hangs" not in request.url or self.well.is_set():
+            return await super().ask(request, deadline=deadline)
+        self.hanging += 1
+        self.most = max(self.most, self.hanging)
+        await asyncio.wait([asyncio.create_task(self.well.wait())], timeout=self.deadline)
+        self.hanging -= 1
+        return Unreachable("no answer in time", outcome_unknown=True)
+
+
+@pytest.fixture
+async def two_providers(desk: Desk, background: Callable[[], Awaitable[None]]) -> Desk:
+    """A thousand tokens due at one that hangs, and fifty later ones at one that is well."""
+    desk.server = Hanging(answers=[granted(2)])
+    desk.keeper.sign_in = SignIn(desk.directory, desk.server, desk.time)
+    await desk.apply(FILE + OTHER)
+    apps = {app.name: app.id for app in desk.directory.now.configuration.apps.values()}
+    await desk.many(1000, app=apps["there"])
+    await desk.many(50, app=apps["desk"], first=1000, next_refresh_at=NOW - 1)
+    return desk
+
+
+async def test_a_provider_that_hangs_holds_up_no_token_of_another(
+    two_providers: Desk, background: Callable[[], Awaitable[None]]
+) -> None:
+    """Fifty are refreshed before the hanging one has let a single request go."""
+    desk = two_providers
+    assert isinstance(desk.server, Hanging)
+    await background()
+    await until(lambda: len(desk.server.asked) == 50)
+    assert {desk.server.hanging, desk.server.most} == {turns.EACH}
+    desk.server.well.set()
+
+
+async def test_a_provider_that_hangs_is_asked_little_and_when_it_comes_back_everything(
+    two_providers: Desk, background: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_keeper, "POLL", 0.01)
+    desk, server = two_providers, two_providers.server
+    assert isinstance(server, Hanging)
+    server.deadline = 0.1
+    await background()
+    await until(lambda: server.most == turns.EACH)
+    await until(lambda: 0 < server.hanging <= turns.PROBES)
+    server.most = 0
+    await until(lambda: server.most > 0)
+    server.well.set()
+    await until(lambda: len(server.asked) > 900 and not server.hanging)
+    assert server.most <= turns.PROBES
+    desk.time.now += 120
+    await until(lambda: len(server.asked) == 1050)
+
+
 async def test_a_token_with_a_short_life_is_used_for_half_of_it(desk: Desk) -> None:
     desk.server.answers = [granted(2, lifetime=30), granted(3, lifetime=30)]
     assert {await desk.access() for _ in range(5)} == {"access-2"}
@@ -500,6 +579,14 @@ async def test_a_token_that_is_removed_while_it_is_refreshed_dies_at_the_provide
         await waiting
     assert not problem.value.temporary
     assert desk.server.revoked == ["refresh-2"]
+
+
+async def test_it_dies_there_later_where_the_provider_cannot_take_it_at_once(desk: Desk) -> None:
+    desk.server.revoking = [BUSY]
+    await test_a_token_that_is_removed_while_it_is_refreshed_dies_at_the_provider(desk)
+    desk.time.now += 61
+    await GivingBack(desk.store, desk.keeper.sign_in, desk.time).try_again()
+    assert desk.server.revoked == ["refresh-2", "refresh-2"]
 
 
 async def test_a_token_that_was_removed_before_its_answer_could_be_written_dies_at_the_provider_too(

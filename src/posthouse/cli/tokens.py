@@ -69,7 +69,7 @@ def _users(one: dict[str, Any]) -> str:
 
 
 def _tell(address: str, purpose: str | None, one: dict[str, Any]) -> None:
-    from posthouse.cli.wording import authorise_command, endings_words, token_words, waiting_words
+    from posthouse.cli.wording import endings_words, step_words, token_words, waiting_words
 
     facts(
         {
@@ -84,11 +84,20 @@ def _tell(address: str, purpose: str | None, one: dict[str, Any]) -> None:
             "last error": clean(one["last_error"], 500),
             "used by": _users(one),
             "waited for by": waiting_words(one),
-            "next step": authorise_command(address, purpose) if one["next_step"] else "",
+            "not yet revoked": _given_back(one["giving_back"]),
+            "next step": step_words(one["next_step"], address, purpose),
         }
     )
     if one["state"] == "acquired" and not one["refreshable"]:
         click.echo("The provider gave no refresh token: this token ends when its access does.")
+
+
+def _given_back(held: dict[str, Any] | None) -> str:
+    """What was deleted here and lives on at the provider."""
+    if held is None:
+        return ""
+    answer = f" The last answer: {clean(held['answer'], 900)}" if held["answer"] else ""
+    return f"what was deleted {moment(held['since'])}; tried again {moment(held['next_attempt_at'])}.{answer}"
 
 
 def _token_of(call: Call, address: str, purpose: str | None) -> dict[str, Any]:
@@ -124,8 +133,26 @@ def delete(call: Call, address: str, purpose: str | None, yes: bool, number: int
         confirm(f"Delete the token of {found['account']}, used by {_users(found) or 'nothing'}?", yes=yes)
     sure = number if number is not None or yes else len(users)
     deleted = call.api.delete(path_of("tokens", found["id"]), confirm=sure)
-    words = "and revoked at the provider" if deleted["revoked"] else "here; the provider was not told or cannot be"
-    call.show(deleted, lambda _: click.echo(f"Deleted {words}."))
+    call.show(deleted, _tell_deleted)
+
+
+def _tell_deleted(deleted: dict[str, Any]) -> None:
+    words = {
+        "nothing": "Deleted here. There was nothing to revoke at the provider.",
+        "revoked": "Deleted, and revoked at the provider.",
+        "kept": "Deleted here. Not revoked: another consent of the same person is in use and would end with it.",
+        "impossible": "Deleted here. The provider cannot revoke it on request.",
+        "waiting": "Deleted here. Not yet revoked at the provider: that is tried again by itself.",
+    }
+    click.echo(words.get(deleted["at_provider"], "Deleted here."))
+    if deleted["answer"]:
+        click.echo(clean(deleted["answer"], 900))
+    if deleted["at_provider"] == "impossible":
+        click.echo(f"To end it there, remove the app's permission {_where(deleted['page'])}.")
+
+
+def _where(page: str) -> str:
+    return f"at {clean(page)}" if page else "on the page of the account at the provider"
 
 
 @token.command(epilog="Example:  posthouse token own alarm@example.com --for notices")

@@ -18,7 +18,15 @@ def token_words(token: dict[str, Any] | None) -> str:
 
 def step_for(mailbox: dict[str, Any]) -> str:
     """The command to type next, or nothing."""
-    return authorise_command(mailbox["address"], mailbox["next_for"]) if mailbox["next_step"] else ""
+    return step_words(mailbox["next_step"], mailbox["address"], mailbox["next_for"])
+
+
+def step_words(step: str, address: str, purpose: str | None) -> str:
+    """What an administrator does next, or nothing."""
+    if step == "confirm":
+        again = authorise_command(address, purpose)
+        return f"an administrator confirms on the mailbox's page that the right person signed in (or anew: {again})"
+    return authorise_command(address, purpose) if step else ""
 
 
 def authorise_command(address: str, purpose: str | None) -> str:

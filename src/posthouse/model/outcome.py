@@ -66,6 +66,10 @@ class Refused:
     status: int = 0
 
     @property
+    def is_silence(self) -> bool:
+        return False
+
+    @property
     def verdict(self) -> Verdict:
         return _VERDICTS.get(self.error.lower(), Verdict.REQUEST_REFUSED)
 
@@ -97,6 +101,11 @@ class Unreachable:
     retry_after: float | None = None
     outcome_unknown: bool = False
     status: int = 0
+
+    @property
+    def is_silence(self) -> bool:
+        """Whether the server is away or busy; else it spoke, only not as expected."""
+        return self.status in (0, 408, 429) or self.status >= 500
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,8 @@ NEXT_STEP = {
     TokenState.ACQUIRED: "",
     TokenState.INVALID: "reauthorise",
 }
+CONFIRM = "confirm"
+"""The next step where the provider does not say who signed in, whatever the state."""
 
 
 def refresh_at(now: float, expires_at: float, spread: float = 0.0) -> float:

@@ -7,6 +7,7 @@ import asyncio
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from posthouse.model.outcome import Unreachable
 from posthouse.net.connect import client_context
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 
 class HttpClient:
     """Keeps connections to the providers, but no cookies; follows no redirects; `proxy` and the rest as the
-    environment says.
+    environment says. Each server has connections of its own, so that one that hangs takes none from another.
     """
 
     def __init__(self) -> None:
-        self._clients: dict[str, httpx2.AsyncClient] = {}
+        self._clients: dict[tuple[str, str], httpx2.AsyncClient] = {}
 
     async def ask(self, request: Request, *, deadline: float, ca_file: str = "") -> Answer | Unreachable:
         """Send `request` and read the answer within `deadline` seconds, from connect to the last octet."""
@@ -44,7 +45,7 @@ class HttpClient:
         sent = False
         try:
             async with asyncio.timeout(deadline):
-                client = self._client(ca_file)
+                client = self._client(ca_file, urlsplit(url).netloc)
                 sent = True
                 async with client.stream(method, url, headers=headers, content=content) as response:
                     return Answer(response.status_code, dict(response.headers), await _bounded(response))
@@ -52,19 +53,19 @@ class HttpClient:
             return Unreachable(f"no connection: {_plain(cause)}")
         except TimeoutError:
             return Unreachable("no answer in time", outcome_unknown=sent)
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as cause:
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as cause:
             return Unreachable(f"no answer: {_plain(cause)}", outcome_unknown=sent)
 
-    def _client(self, ca_file: str) -> "httpx2.AsyncClient":
+    def _client(self, ca_file: str, server: str) -> "httpx2.AsyncClient":
         import httpx2
 
-        if ca_file not in self._clients:
+        if (ca_file, server) not in self._clients:
             context = client_context(Path(ca_file) if ca_file else None)
             limits = httpx2.Limits(max_connections=200, max_keepalive_connections=100)
-            self._clients[ca_file] = httpx2.AsyncClient(
+            self._clients[ca_file, server] = httpx2.AsyncClient(
                 verify=context, follow_redirects=False, timeout=None, limits=limits, cookies=_no_cookies()
             )
-        return self._clients[ca_file]
+        return self._clients[ca_file, server]
 
     async def close(self) -> None:
         for client in self._clients.values():

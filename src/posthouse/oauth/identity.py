@@ -57,10 +57,11 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Untrusted:
-    """An ID token that proves nothing. With `unknown_key` the key set may be old: fetch it again, once."""
+    """An ID token that proves nothing. With `key_may_be_old` fetch the key set again, once: a key may be new, or may
+    have been replaced under its name."""
 
     why: str
-    unknown_key: bool = False
+    key_may_be_old: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ def _signed_claims(token: Secret, keys: Claims) -> Claims | Untrusted:
         return Untrusted("the ID token is not signed in a way that is accepted")
     candidates = _candidates(keys, algorithm, header.get("kid"))
     if not candidates:
-        return Untrusted("the ID token is signed with a key that the provider does not publish", unknown_key=True)
+        return Untrusted("the ID token is signed with a key that the provider does not publish", key_may_be_old=True)
     return _first_verified(text, algorithm, candidates)
 
 
@@ -201,7 +202,7 @@ def _first_verified(text: str, algorithm: str, candidates: list[dict[str, Any]])
         claims = _verified(text, algorithm, key)
         if claims is not None and _issuer_of_key_fits(key, claims):
             return claims
-    return Untrusted("the signature of the ID token is wrong")
+    return Untrusted("the signature of the ID token is wrong", key_may_be_old=True)
 
 
 def _verified(text: str, algorithm: str, key: dict[str, Any]) -> Claims | None:

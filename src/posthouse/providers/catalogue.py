@@ -15,7 +15,7 @@ import msgspec
 
 from posthouse.model.outcome import Refused, Unreachable
 
-Where = Literal["token", "authorize", "device", "smtp", "imap", "pop3", "tls", "tcp", "dns"]
+Where = Literal["token", "authorize", "device", "revoke", "smtp", "imap", "pop3", "tls", "tcp", "dns"]
 Class = Literal[
     "retry_later",
     "throttled",
@@ -130,7 +130,7 @@ def explain_pop3(provider: str, text: str) -> Entry | None:
 
 
 def explain_token_error(
-    provider: str, outcome: Refused | Unreachable, where: Literal["token", "authorize", "device"] = "token"
+    provider: str, outcome: Refused | Unreachable, where: Literal["token", "authorize", "device", "revoke"] = "token"
 ) -> Entry | None:
     """A refusal by, or a failure of, the authorisation server."""
     status = f"HTTP {outcome.status}"

@@ -103,6 +103,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     introspection_url: str = ""
     userinfo_url: str = ""
     jwks_url: str = ""
+    account_url: str = ""
+    """Where the person who signed in can take a permission back."""
     iss_in_callback: bool = False
     tenant: str = ""
     """What `{tenant}` stands for when a registration names none."""

@@ -30,7 +30,7 @@ from posthouse.oauth.identity import (
     verify_id_token,
 )
 from posthouse.oauth.introspection import introspect, read_introspection
-from posthouse.oauth.message import Answer
+from posthouse.oauth.message import Answer, Request
 from posthouse.oauth.userinfo import read_userinfo, userinfo
 from posthouse.problems import Problem, ProblemError, problem
 from posthouse.providers.provider import Family, scopes_for
@@ -39,7 +39,7 @@ from posthouse.secret import Secret
 from posthouse.services import app_only, switching
 from posthouse.services.clock import Clock, as_datetime
 from posthouse.services.directory import Directory
-from posthouse.services.giving_back import GivingBack
+from posthouse.services.giving_back import GivenBack, GivingBack
 from posthouse.services.proving import Proof
 from posthouse.services.refusals import Where, closed_ways, problem_of
 from posthouse.services.sign_in import DEADLINE, Registration, SignIn
@@ -66,6 +66,12 @@ ENDED_LIFE = 90 * 86_400.0
 LOOK_AFTER = 1.0
 MOST_OPEN = 20
 """Attempts that may be under way for one mailbox."""
+CODE_LIFE = 600.0
+"""Seconds an authorisation code may live at most, as RFC 6749 section 4.1.2 recommends."""
+PATIENCE = 10.0
+"""Seconds for which a device code is waited for."""
+ASK_AGAIN = (1.0, 3.0)
+"""Seconds before a device code is asked for again; a person looks on."""
 WRITE_AGAIN = (0.2, 1.0, 3.0)
 """Seconds before a consent that could not be written is written again."""
 _AFTER_AN_ERROR_PAGE = (
@@ -80,6 +86,10 @@ ANOTHER_WAY = Problem(
     "sign-in.another-way", "Device codes are closed here.", "Sign in with the browser instead, or paste its address."
 )
 TOO_MANY = f"{MOST_OPEN} sign-ins are under way for this mailbox."
+ASKED_AGAIN = "It is asked again by itself."
+AWAY = "Begin again when it is back."
+TOO_LATE = "Its permission has run out meanwhile: begin again."
+LOST = "The provider's answer to this sign-in was lost, and its permission works only once: begin again."
 CHANGED = "The app registration or its provider was changed after this sign-in was begun."
 
 
@@ -196,9 +206,7 @@ class Authorise:
         request = app_only.request(registration, token.account, as_datetime(self.clock()))
         new = self._new(mailbox, token, "app", expires_at=self.clock() + BROWSER_LIFE)
         await self._add(new)
-        said = await self.sign_in.ask(request, registration.provider)
-        outcome = said if isinstance(said, Unreachable) else read_token_answer(said, hide=request.secrets())
-        return Begun(await self._take(new, registration, outcome, None))
+        return Begun(await self._ask_token(new, registration, request, None, {"until": str(new.expires_at)}))
 
     async def _begin_device(self, mailbox: Mailbox, token: Token, registration: Registration) -> Begun:
         started = await self._device_code(registration, token)
@@ -222,9 +230,12 @@ class Authorise:
     async def _device_code(self, registration: Registration, token: Token) -> device.DeviceCode:
         """Raises ProblemError."""
         scopes = self._scopes(registration, token)
-        request = device.start(registration.endpoints, registration.client, scopes, as_datetime(self.clock()))
-        answer = await self.sign_in.ask(request, registration.provider)
-        started = answer if isinstance(answer, Unreachable) else device.read_start(answer, hide=request.secrets())
+        started = await self._ask_device_code(registration, scopes)
+        for pause in ASK_AGAIN:
+            if not isinstance(started, Unreachable) or not started.is_silence or (started.retry_after or 0.0) > pause:
+                break
+            await asyncio.sleep(pause)
+            started = await self._ask_device_code(registration, scopes)
         if isinstance(started, device.DeviceCode):
             return started
         family = registration.provider.family
@@ -232,6 +243,13 @@ class Authorise:
         if "device" in closed_ways(started, family, "device"):
             raise ProblemError(*refused.problems, ANOTHER_WAY, status=refused.status)
         raise refused
+
+    async def _ask_device_code(
+        self, registration: Registration, scopes: tuple[str, ...]
+    ) -> device.DeviceCode | Refused | Unreachable:
+        request = device.start(registration.endpoints, registration.client, scopes, as_datetime(self.clock()))
+        answer = await self.sign_in.ask(request, registration.provider, deadline=PATIENCE)
+        return answer if isinstance(answer, Unreachable) else device.read_start(answer, hide=request.secrets())
 
     def _with_code(self, new: Authorisation, started: device.DeviceCode) -> Authorisation:
         return replace(
@@ -365,7 +383,7 @@ class Authorise:
         registration = await self._registration_of(found)
         if found.secrets.get("doors") != registration.doors:
             return await self._end(found, "refused", "client_changed", CHANGED)
-        attempt = self._attempt(found, registration)
+        attempt = self._attempt(found.secrets, registration)
         answer = code.read_callback(parameters, attempt, registration.endpoints, came_to=came_to)
         if isinstance(answer, code.NotOurs):
             raise _not_ours(found, answer)
@@ -374,19 +392,71 @@ class Authorise:
         found = replace(found, version=found.version + 1)
         if not isinstance(answer, code.Code):
             return await self._refuse(found, answer, registration, "authorize")
-        outcome = await self._exchange(registration, attempt, answer)
-        return await self._take(found, registration, outcome, attempt.nonce)
+        kept = {"code": answer.value.reveal(), "until": str(self.clock() + CODE_LIFE)}
+        return await self._exchange(found, registration, {**found.secrets, **kept})
 
-    async def _exchange(
-        self, registration: Registration, attempt: code.Attempt, permission: code.Code
-    ) -> Granted | Refused | Unreachable:
+    async def _exchange(self, found: Authorisation, registration: Registration, kept: dict[str, str]) -> Authorisation:
+        attempt, permission = self._attempt(kept, registration), code.Code(Secret(kept["code"]))
         now = as_datetime(self.clock())
         request = code.exchange(registration.endpoints, registration.client, attempt, permission, now)
-        said = await self.sign_in.ask(request, registration.provider)
-        return said if isinstance(said, Unreachable) else read_token_answer(said, hide=request.secrets())
+        return await self._ask_token(found, registration, request, attempt.nonce, kept)
 
-    def _attempt(self, found: Authorisation, registration: Registration) -> code.Attempt:
-        state, nonce, verifier = (Secret(found.secrets[name]) for name in ("state", "nonce", "verifier"))
+    async def _ask_token(
+        self,
+        found: Authorisation,
+        registration: Registration,
+        request: Request,
+        nonce: Secret | None,
+        kept: dict[str, str],
+    ) -> Authorisation:
+        """Get the token; where the provider is away or busy with `kept` again, until the time that is named there."""
+        said = await self.sign_in.ask(request, registration.provider)
+        outcome = said if isinstance(said, Unreachable) else read_token_answer(said, hide=request.secrets())
+        if isinstance(outcome, Unreachable) and outcome.is_silence:
+            return await self._ask_later(found, registration, outcome, kept)
+        late = found.state == "permitted" and found.method != "app"
+        if isinstance(outcome, Refused) and outcome.kills_grant and late:
+            return await self._end(
+                found, "refused", "provider_away", f"{found.detail.partition(ASKED_AGAIN)[0]}{TOO_LATE}"
+            )
+        return await self._take(found, registration, outcome, nonce)
+
+    async def _ask_later(
+        self, found: Authorisation, registration: Registration, outcome: Unreachable, kept: dict[str, str]
+    ) -> Authorisation:
+        """Not where an answer was lost: a code works only once."""
+        if found.method != "app" and outcome.outcome_unknown and outcome.status == 0:
+            return await self._end(found, "refused", "sign_in_lost", LOST)
+        pause = max(pause_after_failures(int(found.poll_interval // 5) + 1), outcome.retry_after or 0.0)
+        why, poll_at = problem_of(outcome, registration.provider.family).problems[0].sentence, self.clock() + pause
+        if poll_at >= float(kept["until"]):
+            end = AWAY if found.method == "app" else TOO_LATE
+            return await self._end(found, "refused", "provider_away", f"{why} {end}")
+        changes = {"detail": f"{why} {ASKED_AGAIN}", "poll_at": poll_at, "poll_interval": found.poll_interval + 5}
+
+        async def work(tx: Transaction) -> None:
+            if await authorisations.permit(tx, self.store.sealer, found, grant_id=None, secrets=kept, poll_at=poll_at):
+                permitted = replace(found, version=found.version + 1)
+                await authorisations.advance(tx, permitted, "permitted", **changes)
+                await _acquiring(tx, found.token_id, self.clock(), why)
+
+        await self.store.database.write(work)
+        log.warning("token not got yet", authorisation=found.id, what=outcome.what, seconds=round(pause))
+        return await self._reload(found)
+
+    async def _ask_again(self, found: Authorisation) -> None:
+        registration = await self._registration_of(found)
+        if found.method == "app":
+            account = await self._account_of(found)
+            request = app_only.request(registration, account, as_datetime(self.clock()))
+            await self._ask_token(found, registration, request, None, found.secrets)
+        elif found.secrets.get("doors") != registration.doors:
+            await self._end(found, "refused", "client_changed", CHANGED)
+        else:
+            await self._exchange(found, registration, found.secrets)
+
+    def _attempt(self, kept: Mapping[str, str], registration: Registration) -> code.Attempt:
+        state, nonce, verifier = (Secret(kept[name]) for name in ("state", "nonce", "verifier"))
         return code.Attempt("", state, nonce, verifier, self.redirect_uri(registration))
 
     async def _registration_of(self, found: Authorisation) -> Registration:
@@ -441,6 +511,10 @@ class Authorise:
         found = replace(found, version=found.version + 1, poll_at=turn)
         if found.state in ("permitted", "proving") and found.grant_id:
             await self._judge(found)
+        elif found.state == "permitted" and float(found.secrets.get("until", 0)) > now:
+            await self._ask_again(found)
+        elif found.state == "permitted":
+            await self._end(found, "refused", "provider_away", f"{found.detail.partition(ASKED_AGAIN)[0]}{TOO_LATE}")
         elif found.expires_at <= now or found.state == "unverified":
             await self._end(found, "expired", "expired", await self._why_expired(found))
         elif found.state == "started" and found.user_code:
@@ -477,7 +551,12 @@ class Authorise:
             interval = device.interval_after(found.poll_interval, outcome)
             keep = interval if isinstance(outcome, SlowDown) else found.poll_interval
             detail = _last_answer(outcome, registration.provider.family)
-            await self._advance(found, "started", poll_at=self.clock() + interval, poll_interval=keep, detail=detail)
+            lost = "sign_in_lost" if isinstance(outcome, Unreachable) and outcome.outcome_unknown else ""
+            poll_at = self.clock() + interval
+            await self._advance(found, "started", poll_at=poll_at, poll_interval=keep, reason=lost, detail=detail)
+            return
+        if found.reason == "sign_in_lost" and isinstance(outcome, Refused) and outcome.error == "invalid_grant":
+            await self._end(found, "refused", "sign_in_lost", LOST)
             return
         if found.method == "link" and isinstance(outcome, Refused) and outcome.error == "expired_token":
             await self._offer_again(found)
@@ -561,8 +640,7 @@ class Authorise:
                 return False
             await tokens.add_grant(tx, self.store.sealer, grant)
             await tokens.point(tx, token, serving=token.serving_grant, pending=grant.id, pinned=token.pinned)
-            if token.state not in (TokenState.ACQUIRED, TokenState.INVALID):
-                await tokens.set_state(tx, token.id, TokenState.WAITING, now, "acquiring")
+            await _acquiring(tx, token.id, now)
             return True
 
         return await self.store.database.write(work)
@@ -657,7 +735,7 @@ class Authorise:
     async def _by_id_token(
         self, registration: Registration, id_token: Secret, found: Authorisation, received_at: float
     ) -> Identity | Untrusted | Unreachable:
-        """With a key that is not known the key set may be old: it is fetched again, once."""
+        """Where the key does not fit, the key set may be old: it is fetched again, once."""
         nonce = Secret(found.secrets["nonce"]) if "nonce" in found.secrets else None
         for fresh in (False, True):
             keys = await self.sign_in.keys(registration, fresh=fresh)
@@ -671,7 +749,7 @@ class Authorise:
                 nonce=nonce,
                 now=as_datetime(received_at),
             )
-            if not (isinstance(identity, Untrusted) and identity.unknown_key):
+            if not (isinstance(identity, Untrusted) and identity.key_may_be_old):
                 break
         return identity
 
@@ -783,7 +861,7 @@ class Authorise:
         """Attempts that ended long ago are not kept for ever; how many went."""
         return await self.store.database.write(lambda tx: authorisations.forget(tx, self.clock() - ENDED_LIFE))
 
-    async def delete_token(self, token_id: str) -> bool:
+    async def delete_token(self, token_id: str) -> GivenBack:
         """As `GivingBack.delete_token`."""
         return await self.giving_back.delete_token(token_id)
 
@@ -839,6 +917,13 @@ class Authorise:
     async def _find(self, column: str, wanted: str) -> Authorisation | None:
         find = authorisations.by_start if column == "start" else authorisations.by_state
         return await self.store.database.read(lambda tx: find(tx, self.store.sealer, wanted))
+
+
+async def _acquiring(tx: Transaction, token_id: str, now: float, detail: str = "") -> None:
+    """Nobody has to do anything for a token that has nothing else to serve with."""
+    token = await tokens.get(tx, token_id)
+    if token is not None and token.state not in (TokenState.ACQUIRED, TokenState.INVALID):
+        await tokens.set_state(tx, token_id, TokenState.WAITING, now, "acquiring", detail)
 
 
 def _afresh(found: Authorisation, kept: dict[str, str]) -> Authorisation:

@@ -4,19 +4,24 @@ What is to be given back is a row from the transaction that forgets it until the
 neither a crash nor a provider that is away leaves a living token behind.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import structlog
 
-from posthouse.model.outcome import Unreachable
+from posthouse.model.outcome import Refused, Unreachable
 from posthouse.model.token import Grant, Token, TokenState
 from posthouse.oauth.revoke import Revoked
 from posthouse.problems import ProblemError
 from posthouse.services.clock import Clock
+from posthouse.services.refusals import problem_of
 from posthouse.services.sign_in import Registration, SignIn
 from posthouse.store import configuration, events, leaving, tokens
-from posthouse.store.database import Transaction
+from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
+from posthouse.store.ids import new_id
 from posthouse.store.leaving import Leaving
 from posthouse.store.opening import Store
 from posthouse.store.sealing import Unsealable
@@ -24,9 +29,37 @@ from posthouse.store.sealing import Unsealable
 RETIRED_LIFE = 7 * 86_400.0
 """Seconds a grant that was replaced is kept, so that one can go back to it."""
 LONGEST_TRY = 30 * 86_400.0
-"""Seconds for which it is tried to give a grant back."""
+"""Seconds for which it is tried to give a grant back, where it does not end sooner by itself."""
+PATIENCE = 10.0
+"""Seconds for one attempt: a person may be waiting for what comes of it."""
+TURN = 60.0
+"""Seconds for which whoever gives a grant back has it to itself, and until the second attempt."""
+LONGEST_PAUSE = 6 * 3600.0
+AT_ONCE = 20
+"""Attempts that are made beside each other."""
+LOOK_AFTER = 15.0
+
+UNREADABLE = "What was stored of it cannot be opened: it was sealed with a key that is not here."
 
 log = structlog.get_logger("giving back")
+
+How = Literal["nothing", "revoked", "kept", "impossible", "waiting"]
+_ORDER: tuple[How, ...] = ("nothing", "revoked", "kept", "impossible", "waiting")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """What became of consents at the provider.
+
+    `kept`: another one of the same person is held here, and would end with it. `impossible`: the provider has no door
+    for it; `page` is where the person can end it. `waiting`: it is tried again. `why`: what the provider answered, and
+    what that means. `retry_after`: seconds that the provider asks for.
+    """
+
+    how: How = "nothing"
+    why: str = ""
+    page: str = ""
+    retry_after: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,71 +70,96 @@ class GivingBack:
 
     async def forget(self, tx: Transaction, app_id: str, grants: Iterable[Grant]) -> list[Leaving]:
         """To be called in the transaction that takes grants out of use, and `revoke` after it."""
-        return [await leaving.add(tx, self.store.sealer, app_id, grant, self.clock()) for grant in grants]
+        forgotten = [_leaving(app_id, grant, self.clock()) for grant in grants]
+        for one in forgotten:
+            await leaving.add(tx, self.store.sealer, one)
+        return forgotten
 
-    async def revoke(self, forgotten: Iterable[Leaving]) -> bool:
-        """Give grants back that are forgotten here already; True when the provider has taken all of them."""
-        taken = [await self._give_back(one) for one in forgotten]
-        return bool(taken) and all(taken)
+    async def revoke(self, forgotten: Iterable[Leaving]) -> GivenBack:
+        """Give grants back that are forgotten here already; the outcome that needs attention most."""
+        outcomes = await asyncio.gather(*(self._give_back(one) for one in forgotten))
+        return max(outcomes, key=lambda outcome: _ORDER.index(outcome.how), default=GivenBack())
 
-    async def _give_back(self, one: Leaving) -> bool:
-        """Whether the provider has taken it. What can never be given back is forgotten, the rest is tried again."""
+    async def _give_back(self, one: Leaving) -> GivenBack:
+        """What can never be given back is forgotten, the rest is tried again."""
         try:
-            given = await self._revoke(one)
+            outcome = await self._revoke(one)
         except (ProblemError, Unsealable) as cause:
-            log.warning("grant not given back yet", grant=one.id, cause=str(cause))
-            return False
-        if given is not None:
+            outcome = GivenBack("waiting", str(cause))
+        if outcome.how != "waiting":
             await self.store.database.write(lambda tx: leaving.remove(tx, one.id))
-        return bool(given)
+            return outcome
+        pause = max(min(TURN * 2**one.attempts, LONGEST_PAUSE), outcome.retry_after)
+        await self.store.database.write(lambda tx: leaving.postpone(tx, one.id, outcome.why, self.clock() + pause))
+        log.warning("grant not given back yet", grant=one.id, cause=outcome.why, seconds=round(pause))
+        return outcome
 
-    async def _revoke(self, one: Leaving) -> bool | None:
-        """Whether it was given back; None where it can be tried again.
-
-        Only to the provider that it is from. Not while another consent of the same person to the same app is held:
+    async def _revoke(self, one: Leaving) -> GivenBack:
+        """Only to the provider that it is from. Not while another consent of the same person to the same app is held:
         at Google, and not there alone, the end of one is the end of all. Raises ProblemError, Unsealable.
         """
         registration = await self.sign_in.registration(one.app_id)
         if isinstance(registration, Unreachable):
-            return None
+            return GivenBack("waiting", str(problem_of(registration, "any", "revoke").problems[0]))
         if not isinstance(registration, Registration) or one.given_to not in ("", registration.name):
-            return False
+            return GivenBack("impossible", "The app registration that it was given to is no longer there.")
+        provider = registration.provider
         if await self.store.database.read(lambda tx: leaving.is_held_beside(tx, one)):
-            return False
-        outcome = await self.sign_in.revoke(registration, one.secret)
-        return isinstance(outcome, Revoked) if isinstance(outcome, Revoked | None) else None
+            return GivenBack("kept", page=provider.account_url)
+        outcome = await self.sign_in.revoke(registration, one.secret, deadline=PATIENCE)
+        if outcome is None:
+            return GivenBack("impossible", page=provider.account_url)
+        if isinstance(outcome, Revoked):
+            return GivenBack("revoked")
+        why = str(problem_of(outcome, provider.family, "revoke").problems[0])[:900]
+        if isinstance(outcome, Refused):
+            final = outcome.error == "unsupported_token_type"
+            return GivenBack("impossible" if final else "waiting", why, provider.account_url)
+        return GivenBack("waiting", why, provider.account_url, outcome.retry_after or 0.0)
 
-    async def delete_token(self, token_id: str) -> bool:
-        """Forget what a token holds and give it back where that can be done. True when the provider took it."""
-        now = self.clock()
+    async def delete_token(self, token_id: str) -> GivenBack:
+        """Forget what a token holds and give it back where that can be done."""
+        now, held = self.clock(), False
 
         async def work(tx: Transaction) -> list[Leaving]:
+            nonlocal held
             token = await tokens.get_for_change(tx, token_id)
             if token is None:
                 return []
+            held = (token.serving_grant or token.pending_grant) is not None
             taken = await tokens.take_grants(tx, self.store.sealer, token_id)
             await tokens.point(tx, token, serving=None, pending=None, pinned=None)
             await tokens.set_state(tx, token_id, TokenState.NOT_ACQUIRED, now)
             return await self.forget(tx, token.app_id, taken)
 
-        return await self.revoke(await self.store.database.write(work))
+        given = await self.revoke(await self.store.database.write(work))
+        return GivenBack("impossible", UNREADABLE) if held and given.how == "nothing" else given
 
     async def sweep(self) -> int:
-        """Grants that have been out of service for a week, and tokens that no mailbox uses any more; how many.
-
-        What could not be given back before is tried again.
-        """
-        await self._try_again()
+        """Grants that have been out of service for a week, and tokens that no mailbox uses any more; how many."""
         before = self.clock() - RETIRED_LIFE
         retired = await self.store.database.read(lambda tx: tokens.retired(tx, before))
         for grant_id, token_id in retired:
             await self._give_back_retired(grant_id, token_id)
         return len(retired) + await self.remove_unused()
 
-    async def _try_again(self) -> None:
-        if lost := await self.store.database.write(lambda tx: leaving.forget(tx, self.clock() - LONGEST_TRY)):
+    async def run(self) -> None:
+        """Try again what could not be given back, until cancelled."""
+        while True:
+            with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
+                await self.try_again()
+            await asyncio.sleep(LOOK_AFTER)
+
+    async def try_again(self) -> int:
+        """Give back what is due; how many attempts that were."""
+        now = self.clock()
+        if lost := await self.store.database.write(lambda tx: leaving.forget(tx, now)):
             log.error("grants were never given back", count=lost)
-        await self.revoke(await self.store.database.read(lambda tx: leaving.waiting(tx, self.store.sealer)))
+        due = await self.store.database.write(
+            lambda tx: leaving.take_due(tx, self.store.sealer, now, now + TURN, AT_ONCE)
+        )
+        await self.revoke(due)
+        return len(due)
 
     async def _give_back_retired(self, grant_id: str, token_id: str) -> None:
         async def work(tx: Transaction) -> list[Leaving]:
@@ -132,6 +190,26 @@ class GivingBack:
             await tokens.remove(tx, token.id)
             removed.append(await self.forget(tx, token.app_id, taken))
         return removed
+
+
+def _leaving(app_id: str, grant: Grant, now: float) -> Leaving:
+    ends_at = now + LONGEST_TRY
+    if grant.refresh_token is None:
+        ends_at = min(ends_at, grant.access_expires_at)
+    elif grant.latest_end:
+        ends_at = min(ends_at, grant.latest_end)
+    return Leaving(
+        id=new_id("lg"),
+        app_id=app_id,
+        token_id=grant.token_id,
+        issuer=grant.issuer,
+        subject=grant.subject,
+        since=now,
+        secret=grant.refresh_token or grant.access_token,
+        given_to=grant.given_to,
+        ends_at=ends_at,
+        next_at=now + TURN,
+    )
 
 
 async def _unused(tx: Transaction, now: float) -> list[Token]:

@@ -7,14 +7,15 @@ from typing import Literal
 from posthouse.model.forecast import Ending
 from posthouse.model.mailbox import Mailbox, Protocol, Purpose, purpose_of
 from posthouse.model.sender import Learnt, sender_doubt
-from posthouse.model.token import NEXT_STEP, Grant, Token, TokenState
+from posthouse.model.token import CONFIRM, NEXT_STEP, Grant, Token, TokenState
 from posthouse.services import forecast
 from posthouse.services.directory import Directory, Snapshot
 from posthouse.services.forecast import Forecast
 from posthouse.services.refusals import explained, remembered
-from posthouse.store import messages, senders, tokens
+from posthouse.store import authorisations, leaving, messages, senders, tokens
 from posthouse.store.configuration import StoredApp
 from posthouse.store.database import Transaction
+from posthouse.store.leaving import Held
 from posthouse.store.messages import Summary, Wanted
 from posthouse.store.opening import Store
 from posthouse.store.tokens import SettingResult
@@ -39,6 +40,7 @@ class TokenView:
     `refreshable`: there is a refresh token; without one an acquired token ends at `access_expires_at`.
     `reauthorising`: a newer consent is being proved beside the one that serves. `waiting` are settings that will use
     it once it has proved itself for them. `forecast`: what of it or of its app registration will end, nearest first.
+    `giving_back`: the newest consent that was deleted here and lives on at the provider until it has answered.
     `meaning`, `fix`: what the error catalogue says of the provider's answer in `detail`, else in `last_error`.
     """
 
@@ -65,6 +67,7 @@ class TokenView:
     forecast: tuple[Ending, ...] = ()
     meaning: str = ""
     fix: str = ""
+    giving_back: Held | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -207,6 +210,8 @@ class _Rows:
     counts: dict[str, dict[str, int]]
     sent: dict[str, float]
     senders: dict[str, tuple[Learnt, ...]]
+    held: dict[str, Held]
+    unverified: set[str]
 
 
 async def overview(store: Store, directory: Directory) -> Overview:
@@ -224,6 +229,8 @@ async def _read(tx: Transaction, store: Store) -> _Rows:
         await messages.counts(tx),
         _last_sent(await messages.page(tx, wanted=Wanted(state="sent"))),
         await senders.everything(tx),
+        {one.token_id: one for one in reversed(await leaving.held(tx))},
+        await authorisations.unverified(tx),
     )
 
 
@@ -286,21 +293,23 @@ def _token_view(
 ) -> TokenView:
     app = snapshot.configuration.apps.get(token.app_id)
     grant = rows.grants.get(token.serving_grant or "")
+    unverified = token.id in rows.unverified
     bare = TokenView(
         id=token.id,
         app=app.name if app else "",
         account=token.account,
         name=token.name,
         state=token.state,
-        reason=token.reason,
+        reason="person_not_verified" if unverified and token.state is TokenState.WAITING else token.reason,
         detail=token.detail,
         since=token.since,
-        next_step=NEXT_STEP[token.state],
+        next_step=CONFIRM if unverified else NEXT_STEP[token.state],
         reauthorising=token.pending_grant is not None and token.serving_grant is not None,
         used_by=tuple(
             Setting(user.mailbox.address, purpose) for user in snapshot.uses_now(token.id) for purpose in user.purposes
         ),
         waiting=tuple(waiting.get(token.id, ())),
+        giving_back=rows.held.get(token.id),
         forecast=tuple(sorted((*endings.get(token.app_id, ()), *endings.get(token.id, ())))),
     )
     return _with_meaning(_with_grant(bare, grant) if grant else bare, snapshot, app)

@@ -8,7 +8,7 @@ from posthouse.problems import ProblemError, problem
 from posthouse.providers.catalogue import Entry, explain_network, explain_token_error
 from posthouse.providers.provider import Family
 
-Where = Literal["token", "authorize", "device"]
+Where = Literal["token", "authorize", "device", "revoke"]
 NETWORK: tuple[Literal["tls", "tcp", "dns"], ...] = ("tls", "dns", "tcp")
 
 

@@ -23,6 +23,8 @@ DEADLINE = 20.0
 """Seconds for one request, from connect to the last octet."""
 KEEP = 3600.0
 """Seconds that discovery and key sets are believed."""
+KEYS_REST = 5.0
+"""Seconds before a key set is fetched again, also where it did not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +108,13 @@ class SignIn:
         return await self._http.ask(request, deadline=deadline, ca_file=provider.ca_file)
 
     async def keys(self, registration: Registration, *, fresh: bool = False) -> Mapping[str, Any] | None:
-        """The key set for ID tokens; `fresh` asks again even when one is known. None where there is none to be had."""
+        """The key set for ID tokens; `fresh` asks again even when one is known, unless it was fetched just now.
+
+        None where there is none to be had.
+        """
         url = registration.endpoints.jwks_url
         kept = self._keys.get(url)
-        if kept is not None and kept[0] > self._clock() and not fresh:
+        if kept is not None and kept[0] - KEEP + (KEYS_REST if fresh else KEEP) > self._clock():
             return kept[1]
         answer = await self.ask(get(url), registration.provider) if url else Unreachable("no keys")
         keys = answer if isinstance(answer, Unreachable) else read_keys(answer)
@@ -118,13 +123,15 @@ class SignIn:
         self._keys[url] = (self._clock() + KEEP, keys)
         return keys
 
-    async def revoke(self, registration: Registration, token: Secret) -> Revoked | Refused | Unreachable | None:
+    async def revoke(
+        self, registration: Registration, token: Secret, *, deadline: float = DEADLINE
+    ) -> Revoked | Refused | Unreachable | None:
         """Give a refresh token back; None where the provider has no door for it. Raises ProblemError."""
         request = revoke(registration.endpoints, registration.client, token, as_datetime(self._clock()))
         if request is None:
             return None
-        answer = await self.ask(request, registration.provider)
-        return answer if isinstance(answer, Unreachable) else read_revoke(answer)
+        answer = await self.ask(request, registration.provider, deadline=deadline)
+        return answer if isinstance(answer, Unreachable) else read_revoke(answer, hide=(token, *request.secrets()))
 
     async def json(self, request: Request, registration: Registration) -> dict[str, Any] | Refused | Unreachable:
         answer = await self.ask(request, registration.provider)

@@ -7,7 +7,7 @@ before anything uses the new access token. What cannot be written stays here and
 import asyncio
 import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import structlog
@@ -17,13 +17,14 @@ from posthouse.model.token import Grant, TokenState, pause_after_failures, refre
 from posthouse.oauth.answer import read_token_answer
 from posthouse.oauth.message import Request
 from posthouse.oauth.refresh import refresh
-from posthouse.oauth.revoke import Revoked
 from posthouse.problems import ProblemError
 from posthouse.providers.provider import Provider, scopes_for
 from posthouse.secret import Secret
 from posthouse.services import app_only
 from posthouse.services.clock import Clock, as_datetime
+from posthouse.services.giving_back import GivingBack
 from posthouse.services.sign_in import DEADLINE, Registration, SignIn
+from posthouse.services.turns import Turns
 from posthouse.store import tokens
 from posthouse.store.configuration import StoredApp
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
@@ -40,10 +41,8 @@ LEEWAY = 60.0
 SELDOM = 30.0
 """Seconds between refreshes in the background, at least, however short the provider makes its tokens."""
 LONGEST_PAUSE = 3600.0
-AT_ONCE = 64
-"""Refreshes in the background that may be under way."""
 LOOK = 200
-"""Grants that one look for what is due finds at most; while there are so many, there is no rest in between."""
+"""Grants that one look for what is due finds at most; after so many new ones the next look comes at once."""
 POLL = 1.0
 KEPT = 2000
 """Access tokens that are kept at hand; for any other one the database is asked."""
@@ -349,11 +348,17 @@ class TokenKeeper:
         try:
             await self._load(grant.id)
         except NoToken as problem:
-            token = granted.refresh_token or grant.refresh_token or granted.access_token
             if problem.temporary:
                 return
-            if not isinstance(await self.sign_in.revoke(unsaved.registration, token), Revoked):
-                log.warning("token not given back", token=grant.token_id)
+            fresh = replace(
+                grant,
+                access_token=granted.access_token,
+                refresh_token=granted.refresh_token or grant.refresh_token,
+                access_expires_at=unsaved.got_at + granted.lifetime.total_seconds(),
+            )
+            app_id, giving_back = unsaved.registration.app.id, GivingBack(self.store, self.sign_in, self.clock)
+            forgotten = await self.store.database.write(lambda tx: giving_back.forget(tx, app_id, [fresh]))
+            await giving_back.revoke(forgotten)
 
     async def _refused(self, grant: Grant, refused: Refused) -> NoToken:
         """A clear no: the token is invalid, for a reason. The grant itself is kept until a person decides.
@@ -362,7 +367,8 @@ class TokenKeeper:
         """
         detail, again = _detail(refused), refused.verdict is Verdict.REQUEST_REFUSED
         if again and grant.access_expires_at > self.clock():
-            return await self._postponed(grant, Unreachable(detail), f"The sign-in server refused: {detail}.")
+            answer = Unreachable(detail, status=refused.status)
+            return await self._postponed(grant, answer, f"The sign-in server refused: {detail}.")
         dead = refused.verdict is Verdict.GRANT_DEAD
         reason = Reason.ANSWER_LOST if dead and grant.answer_was_lost else refused.reason
         await self._invalidate(grant, reason, detail, self.clock() + LONGEST_PAUSE if again else 0.0)
@@ -403,20 +409,18 @@ class TokenKeeper:
 
     async def run(self) -> None:
         """Refresh in the background what will be needed, until cancelled."""
-        working: dict[str, asyncio.Task[None]] = {}
-        turns = asyncio.Semaphore(AT_ONCE)
+        turns = Turns(self._refresh_in_background)
         try:
             while True:
                 begun = 0
                 with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
                     await self._write_unsaved()
                     await self._look_at_registrations()
-                    begun = await self._start(await self._due(len(working)), working, turns)
+                    begun = self._start(await self._due(turns), turns)
                 if begun < LOOK:
-                    await asyncio.sleep(POLL)
+                    await turns.room(POLL)
         finally:
-            for task in working.values():
-                task.cancel()
+            turns.cancel()
 
     def registrations_changed(self) -> None:
         """App registrations, providers or keys may have changed: what did not work for their sake is tried again."""
@@ -438,31 +442,37 @@ class TokenKeeper:
                 await self.store.database.write(lambda tx, of=serving: tokens.wake(tx, of, now))  # type: ignore[misc]
                 self._tried[token.id] = described
 
-    async def _due(self, working: int) -> list[str]:
-        now, at_most = self.clock(), LOOK + working + len(self._unreadable)
-        return await self.store.database.read(lambda tx: tokens.due(tx, now, at_most, self.node_id))
+    async def _due(self, turns: Turns) -> list[tuple[str, str]]:
+        """Grants with their app registrations; nothing of providers of which enough is at hand."""
+        now, apart = self.clock(), turns.full()
+        at_most = LOOK + turns.at_hand(without=apart) + len(self._unreadable)
+        return await self.store.database.read(lambda tx: tokens.due(tx, now, at_most, self.node_id, apart=apart))
 
-    async def _start(
-        self, due: Iterable[str], working: dict[str, "asyncio.Task[None]"], turns: asyncio.Semaphore
-    ) -> int:
-        """Begin to refresh these, each when it has its turn; how many."""
-        others = working.keys() | self._unreadable | self._unsaved.keys()
-        fresh = [grant_id for grant_id in due if grant_id not in others]
-        for grant_id in fresh:
-            await turns.acquire()
-            task = working[grant_id] = asyncio.create_task(self._refresh_in_background(grant_id))
-            task.add_done_callback(partial(_ended, grant_id, working, turns))
-        return len(fresh)
+    def _start(self, due: Iterable[tuple[str, str]], turns: Turns) -> int:
+        """Let these be refreshed, each when it has its turn; how many are new."""
+        others = self._unreadable | self._unsaved.keys()
+        begun = sum(
+            turns.add(self._provider_of(app_id), grant_id) for grant_id, app_id in due if grant_id not in others
+        )
+        turns.begin()
+        return begun
 
-    async def _refresh_in_background(self, grant_id: str) -> None:
+    def _provider_of(self, app_id: str) -> str:
+        app = self.sign_in.described(app_id)[0]
+        return app.provider if app else ""
+
+    async def _refresh_in_background(self, grant_id: str) -> bool | None:
+        """Whether the provider answered; None where it was not asked."""
         try:
             grant = await self._load(grant_id)
             if grant.next_refresh_at <= self.clock():
                 await self.refresh(grant)
-        except NoToken:
-            return
+                return True
+        except NoToken as problem:
+            return None if problem.outcome is None else not problem.outcome.is_silence
         except (DatabaseUnavailable, CommitUnknown):
             await asyncio.sleep(POLL)
+        return None
 
     async def _write_unsaved(self) -> None:
         for unsaved in list(self._unsaved.values()):
@@ -483,13 +493,6 @@ class TokenKeeper:
                     await self._write_unsaved()
                     await asyncio.sleep(0.2 if self._unsaved else 0)
         return not self._unsaved and not self._refreshing
-
-
-def _ended(
-    grant_id: str, working: dict[str, "asyncio.Task[None]"], turns: asyncio.Semaphore, _: "asyncio.Task[None]"
-) -> None:
-    working.pop(grant_id, None)
-    turns.release()
 
 
 def _access(grant: Grant) -> AccessToken:

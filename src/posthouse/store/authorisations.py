@@ -61,6 +61,7 @@ _of_mailbox = (
     .limit(20)
 )
 _open = select(authorisation).where(one_of(authorisation.c.state, OPEN))
+_unverified = select(authorisation.c.token_id).where(authorisation.c.state == literal("unverified")).limit(1000)
 _waiting = (
     select(authorisation.c.id)
     .where(authorisation.c.token_id == bindparam("token"), one_of(authorisation.c.state, OPEN))
@@ -191,6 +192,11 @@ async def open_ones(tx: Transaction, sealer: Sealer) -> list[Authorisation]:
     return [_authorisation(row, sealer) for row in await tx.all(_open)]
 
 
+async def unverified(tx: Transaction) -> set[str]:
+    """Tokens for which somebody has to confirm who signed in."""
+    return {row["token_id"] for row in await tx.all(_unverified)}
+
+
 async def count_open(tx: Transaction, mailbox_id: str) -> int:
     """How many attempts are under way for a mailbox."""
     row = await tx.one(_count_open, mailbox=mailbox_id)
@@ -266,9 +272,18 @@ async def set_out(
 
 
 async def permit(
-    tx: Transaction, sealer: Sealer, seen: Authorisation, *, grant_id: str, secrets: dict[str, str], poll_at: float
+    tx: Transaction,
+    sealer: Sealer,
+    seen: Authorisation,
+    *,
+    grant_id: str | None,
+    secrets: dict[str, str],
+    poll_at: float,
 ) -> bool:
-    """The provider has given its permission; the flow's secrets make way for what the comparison needs."""
+    """The provider has given its permission; the flow's secrets make way for what the comparison needs.
+
+    Without a grant: it is still to be asked for its tokens, with what is in `secrets`.
+    """
     return bool(
         await tx.run(
             _permit,

@@ -137,6 +137,7 @@ grant = Table(
     metadata,
     _key(),
     _text("token_id"),
+    _text("app_id"),
     _number("serial"),
     _bytes("sealed"),
     _bytes("previous"),
@@ -157,11 +158,12 @@ grant = Table(
     _text("lease_owner"),
     _time("lease_until"),
     _number("lease_epoch"),
-    Index("grant_next_refresh", "next_refresh_at"),
+    Index("grant_next_refresh", "next_refresh_at", "app_id"),
     Index("grant_token", "token_id"),
 )
-"""One consent. `serial` grows at each rotation and decides who may write an answer; `intent_*` is what was
-sent and not yet answered; `previous` is the former refresh token until the new one has worked once."""
+"""One consent. `app_id` is its token's, for the index. `serial` grows at each rotation and decides who may write an
+answer; `intent_*` is what was sent and not yet answered; `previous` is the former refresh token until the new one has
+worked once."""
 
 leaving_grant = Table(
     "leaving_grant",
@@ -173,8 +175,14 @@ leaving_grant = Table(
     _text("subject"),
     _bytes("sealed"),
     _time("since"),
+    _time("ends_at"),
+    _time("next_at"),
+    _number("attempts"),
+    _text("answer"),
+    Index("leaving_grant_next", "next_at"),
 )
-"""Consents that are forgotten here and not given back at the provider yet."""
+"""Consents that are forgotten here and not given back at the provider yet. `next_at` is the next attempt, `answer` what
+came of the last one; after `ends_at` there is none."""
 
 setting = Table(
     "setting",

@@ -5,21 +5,21 @@ The lease decides who may send: it is taken, together with the intent to send, b
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, bindparam, delete, insert, literal, or_, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, literal, or_, select, update
 
 from posthouse.model.token import Grant, Token, TokenState
 from posthouse.secret import Secret
 from posthouse.store import events
-from posthouse.store.compiling import insert_if_absent, one_of
+from posthouse.store.compiling import insert_if_absent, is_line_of, lines
 from posthouse.store.database import Row, Transaction
 from posthouse.store.ids import new_id
 from posthouse.store.sealing import Sealer, Unsealable
-from posthouse.store.tables import grant, mailbox, setting, token
+from posthouse.store.tables import app, grant, mailbox, setting, token
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,10 @@ _grant_columns = (
     "obtained_at", "refreshed_at", "access_expires_at", "next_refresh_at",
     "told_end", "latest_end",
 )  # fmt: skip
-_insert_grant = insert(grant).values({name: bindparam(name) for name in _grant_columns})
+_app_of_token = select(token.c.app_id).where(token.c.id == bindparam("token_id")).scalar_subquery()
+_insert_grant = insert(grant).values(
+    {name: bindparam(name) for name in _grant_columns} | {"app_id": func.coalesce(_app_of_token, "")}
+)
 _delete_grant = delete(grant).where(grant.c.id == bindparam("row_id"))
 _move_grant = update(grant).where(grant.c.id == bindparam("row_id")).values(token_id=bindparam("new_token"))
 _identify = (
@@ -105,12 +108,15 @@ _identify = (
     .where(grant.c.id == bindparam("row_id"))
     .values(issuer=bindparam("new_issuer"), subject=bindparam("new_subject"), person=bindparam("new_person"))
 )
+_apps_apart = select(app.c.id).where(is_line_of(app.c.provider, "apart"))
 _due = (
-    select(grant.c.id)
+    select(grant.c.id, grant.c.app_id, grant.c.next_refresh_at)
     .join(token, and_(token.c.id == grant.c.token_id, token.c.serving_grant == grant.c.id))
     .where(grant.c.next_refresh_at <= bindparam("now"), grant.c.next_refresh_at > 0)
+    .where(grant.c.app_id.not_in(_apps_apart))
     .where(or_(grant.c.lease_until < bindparam("lease_now"), grant.c.lease_owner == bindparam("owner")))
-    .where(one_of(token.c.state, (str(TokenState.ACQUIRED), str(TokenState.INVALID))))
+    # Said so that no index of the states can help: SQLite would go through all tokens by it.
+    .where(token.c.state != literal(str(TokenState.NOT_ACQUIRED)), token.c.state != literal(str(TokenState.WAITING)))
     .order_by(grant.c.next_refresh_at)
     .limit(bindparam("at_most"))
 )
@@ -379,13 +385,17 @@ async def remove_grant(tx: Transaction, grant_id: str) -> bool:
     return bool(await tx.run(_delete_grant, row_id=grant_id))
 
 
-async def due(tx: Transaction, now: float, at_most: int, owner: str = "") -> list[str]:
-    """Ids of serving grants that want a refresh, the most urgent first; refused ones where it is worth another try.
+async def due(
+    tx: Transaction, now: float, at_most: int, owner: str = "", *, apart: Iterable[str] = ()
+) -> list[tuple[str, str]]:
+    """Serving grants that want a refresh, the most urgent first; refused ones where it is worth another try.
 
-    Without those that somebody else than `owner` is refreshing.
+    Ids of the grants and of their app registrations. Without those that somebody else than `owner` is refreshing, and
+    without those of the providers named in `apart`.
     """
-    rows = await tx.all(_due, now=now, at_most=at_most, lease_now=await tx.now(), owner=owner)
-    return [row["id"] for row in rows]
+    rows = await tx.all(_due, now=now, at_most=at_most, lease_now=await tx.now(), owner=owner, apart=lines(apart))
+    # Of one moment the index has them by registration: no registration comes before another.
+    return [(row["id"], row["app_id"]) for row in sorted(rows, key=lambda row: (row["next_refresh_at"], row["id"]))]
 
 
 async def wake(tx: Transaction, grant_id: str, now: float) -> None:

@@ -36,6 +36,8 @@ TOKEN_REASONS = {
     "id_token_not_trusted": N_("what the provider says about the person cannot be trusted"),
     "not_proved": N_("no mail server took the token"),
     "gone": N_("the mailbox or its token was removed meanwhile"),
+    "provider_away": N_("the provider was not available"),
+    "sign_in_lost": N_("the provider's answer to the sign-in was lost"),
     "overtaken": N_("a later sign-in serves already"),
     "way_closed": N_("the provider has closed this way to sign in"),
     "person_not_verified": N_("the provider does not say who signed in"),
@@ -152,6 +154,7 @@ SECURITIES = {
 NEXT_STEPS = {
     "get_token": N_("Get token"),
     "sign_in": N_("Sign in"),
+    "confirm": N_("Confirm who signed in"),
     "reauthorise": N_("Re-authorise"),
 }
 
@@ -276,6 +279,10 @@ SENTENCES = (
     N_("This sign-in does not wait for a confirmation."),
     N_("The provider's sign-in gave no usable answer: {what}."),
     N_("The provider refused: {what}."),
+    N_("It is asked again by itself."),
+    N_("Begin again when it is back."),
+    N_("Its permission has run out meanwhile: begin again."),
+    N_("The provider's answer to this sign-in was lost, and its permission works only once: begin again."),
     N_("{address} has no app registration, so there is nothing to sign in to."),
     N_("Give the mailbox an app registration first."),
     N_("The provider has renewed the token: the sign-in, its account and the app registration are in order."),
@@ -372,7 +379,7 @@ def notice_cause(cause: str, said: NullTranslations) -> str:
 
 
 def is_known(text: str) -> bool:
-    return any(pattern.fullmatch(text) for pattern in _PATTERNS)
+    return any(pattern.fullmatch(_apart(text)[0]) for pattern in _PATTERNS)
 
 
 def size(octets: int, said: NullTranslations) -> str:

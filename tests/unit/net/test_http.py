@@ -66,6 +66,25 @@ async def test_what_a_server_says_to_one_account_does_not_come_back_with_another
         assert b"cookie" not in provider.heard[1].lower()
 
 
+async def test_a_server_that_hangs_takes_no_connection_from_another() -> None:
+    heard, over = [], asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        await over.wait()
+
+    async with listening(hang) as port, server(b"200 OK") as well, client() as http:
+        hanging = [asyncio.create_task(http.ask(get(f"http://127.0.0.1:{port}/"), deadline=20)) for _ in range(250)]
+        async with asyncio.timeout(10):
+            while len(heard) < 200:
+                await asyncio.sleep(0.01)
+        assert isinstance(await http.ask(get(f"http://127.0.0.1:{well.port}/"), deadline=5), Answer)
+        over.set()
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+
+
 async def test_a_server_whose_certificate_is_not_trusted_is_told_nothing(tmp_path: Path) -> None:
     made, context = Server([b"200 OK"]), server_context(tmp_path)
     async with listening(made.converse, context) as port, client() as http:

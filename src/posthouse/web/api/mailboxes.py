@@ -125,10 +125,16 @@ async def token(caller: Reader, name: Name) -> shapes.Token:
 
 
 class Deleted(BaseModel):
-    """`revoked`: the provider has taken the token back as well, where it can."""
+    """`revoked`: the provider has taken the token back as well."""
 
     id: str
     revoked: bool
+    at_provider: str = Field(
+        description="nothing: there was nothing to give back. revoked. kept: another consent of the same person is "
+        "held, and would end with it. impossible: the provider has no door for it. waiting: it is tried again."
+    )
+    answer: str = Field(description="What the provider answered, and what that means.")
+    page: str = Field(description="Where the person can take the permission back; empty where unknown.")
 
 
 @routes.delete("/tokens/{id}", tags=["tokens"])
@@ -153,10 +159,10 @@ async def delete_token(
             used_by=[shapes.setting(one).model_dump(by_alias=True) for one in view.used_by],
         )
     parts = caller.parts
-    revoked = await parts.authorise.delete_token(view.id)
+    given = await parts.authorise.delete_token(view.id)
     parts.keeper.forget(view.id)
     parts.following.ring()
-    return Deleted(id=view.id, revoked=revoked)
+    return Deleted(id=view.id, revoked=given.how == "revoked", at_provider=given.how, answer=given.why, page=given.page)
 
 
 def _words(setting: Setting) -> str:

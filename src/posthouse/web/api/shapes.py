@@ -20,6 +20,7 @@ from posthouse.store.authorisations import OPEN, Authorisation
 from posthouse.store.configuration import StoredApp
 from posthouse.store.events import Event
 from posthouse.store.journal import Line
+from posthouse.store.leaving import Held
 from posthouse.store.messages import Summary
 
 T = TypeVar("T")
@@ -62,6 +63,14 @@ class Setting(BaseModel):
     refused: str = Field(default="", description="While it waits: what was said when the token was tried for it.")
 
 
+class GivingBack(BaseModel):
+    """A consent that was deleted here and lives on at the provider: what came of the last attempt to revoke it."""
+
+    since: datetime | None
+    next_attempt_at: datetime | None
+    answer: str
+
+
 class Token(BaseModel):
     """A token without its secrets. States: not_acquired, waiting_for_authentication, acquired, invalid."""
 
@@ -73,7 +82,7 @@ class Token(BaseModel):
     reason: str
     detail: str
     since: datetime | None
-    next_step: str = Field(description="get_token, sign_in, reauthorise, or empty.")
+    next_step: str = Field(description="get_token, sign_in, confirm, reauthorise, or empty.")
     person: str = Field(description="Who signed in, as the provider says.")
     scopes: list[str]
     obtained_at: datetime | None
@@ -88,6 +97,7 @@ class Token(BaseModel):
     used_by: list[Setting]
     waiting: list[Setting] = Field(description="Settings that go over to it once it has proved itself for them.")
     forecast: list[Ending] = Field(description="What of it or of its app registration will end, the nearest first.")
+    giving_back: GivingBack | None = Field(description="The newest one that the provider has not revoked yet.")
 
 
 class Server(BaseModel):
@@ -129,7 +139,7 @@ class Mailbox(BaseModel):
     sender_doubt: str = Field(description="What is against the automatic sender: unproved, refused, or empty.")
     last_success: datetime | None
     queue: dict[str, int]
-    next_step: str = Field(description="get_token, sign_in, reauthorise, or empty.")
+    next_step: str = Field(description="get_token, sign_in, confirm, reauthorise, or empty.")
     next_for: str = Field(description="The setting whose token it is about; empty for the one that settings share.")
     version: int = Field(description="Grows with every change; for If-Match.")
     settings: dict[str, Any] = Field(description="As in an apply file; seconds as numbers.")
@@ -304,7 +314,14 @@ def token(view: TokenView) -> Token:
         used_by=[setting(one) for one in view.used_by],
         waiting=[setting(one) for one in view.waiting],
         forecast=[ending(one) for one in view.forecast],
+        giving_back=giving_back(view.giving_back),
     )
+
+
+def giving_back(one: Held | None) -> GivingBack | None:
+    if one is None:
+        return None
+    return GivingBack(since=moment(one.since), next_attempt_at=moment(one.next_at), answer=one.answer)
 
 
 def setting(one: overview.Setting) -> Setting:

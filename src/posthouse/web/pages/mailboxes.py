@@ -29,10 +29,19 @@ SAID = {
     "renewed": N_("The token was renewed."),
     "not-renewed": N_("The token could not be renewed at the moment. The one in hand goes on serving."),
     "refused": N_("Token update failed. Delete the token and get it again."),
-    "deleted": N_(
-        "The token was deleted here. The provider was not told, or could not be: remove the permission there."
+    "nothing": N_("The token was deleted here. There was nothing to revoke at the provider."),
+    "revoked": N_("The token was deleted, and revoked at the provider."),
+    "kept": N_(
+        "The token was deleted here. It was not revoked at the provider: another consent of the same person is in use "
+        "and would end with it."
     ),
-    "revoked": N_("The token was deleted, and the provider was told."),
+    "impossible": N_(
+        "The token was deleted here. The provider cannot revoke it on request: remove the permission on the page of "
+        "the account there."
+    ),
+    "deletion-waits": N_(
+        "The token was deleted here. The provider has not revoked it yet: that is tried again by itself."
+    ),
     "back": N_("The earlier sign-in serves again."),
     "saved": N_("Saved."),
     "removed": N_("Removed."),
@@ -140,6 +149,7 @@ async def one(visit: Reader, mailbox_id: str, said: str = "") -> Response:
     view = mailbox_of(seen, mailbox_id)
     attempt = await _latest(visit, view)
     snapshot = visit.parts.directory.now
+    provider = snapshot.provider_of(view.mailbox)
     by_setting = {server.protocol: view.mailbox.for_setting(purpose_of(server.protocol)) for server in view.servers}
     return await page(
         visit,
@@ -153,6 +163,7 @@ async def one(visit: Reader, mailbox_id: str, said: str = "") -> Response:
         servers={server.protocol: server for server in view.servers},
         endpoints={protocol: snapshot.endpoint(mailbox, protocol) for protocol, mailbox in by_setting.items()},
         attempt=shown_to_administrators(visit, attempt) if attempt else None,
+        account_url=provider.account_url if provider and said == "impossible" else "",
         said=visit.says(SAID[said]) if said in SAID else "",
     )
 
@@ -229,9 +240,9 @@ async def ask_before_deleting(visit: Reader, mailbox_id: str, of: str = "") -> R
 @routes.post("/mailboxes/{mailbox_id}/token/delete")
 async def delete(visit: TokenWriter, mailbox_id: str, of: str = "") -> Response:
     token = token_of(mailbox_of(await look(visit), mailbox_id), of)
-    revoked = await visit.parts.authorise.delete_token(token.id)
+    given = await visit.parts.authorise.delete_token(token.id)
     visit.parts.following.ring()
-    return back(mailbox_id, "revoked" if revoked else "deleted")
+    return back(mailbox_id, "deletion-waits" if given.how == "waiting" else given.how)
 
 
 @routes.post("/mailboxes/{mailbox_id}/token/renew")

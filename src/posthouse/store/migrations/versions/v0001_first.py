@@ -157,8 +157,13 @@ def upgrade() -> None:
         sa.Column("subject", sa.Text(), server_default="", nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=True),
         sa.Column("since", sa.Double(), server_default="0", nullable=False),
+        sa.Column("ends_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("next_at", sa.Double(), server_default="0", nullable=False),
+        sa.Column("attempts", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("answer", sa.Text(), server_default="", nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("leaving_grant_next", "leaving_grant", ["next_at"], unique=False)
     op.create_table(
         "message",
         sa.Column("id", sa.Text(), nullable=False),
@@ -268,6 +273,7 @@ def upgrade() -> None:
         "oauth_grant",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("token_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("app_id", sa.Text(), server_default="", nullable=False),
         sa.Column("serial", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=True),
         sa.Column("previous", sa.LargeBinary(), nullable=True),
@@ -290,7 +296,7 @@ def upgrade() -> None:
         sa.Column("lease_epoch", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("grant_next_refresh", "oauth_grant", ["next_refresh_at"], unique=False)
+    op.create_index("grant_next_refresh", "oauth_grant", ["next_refresh_at", "app_id"], unique=False)
     op.create_index("grant_token", "oauth_grant", ["token_id"], unique=False)
     op.create_table(
         "body",
