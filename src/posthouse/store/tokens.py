@@ -15,7 +15,7 @@ from sqlalchemy import and_, bindparam, delete, insert, literal, or_, select, up
 from posthouse.model.token import Grant, Token, TokenState
 from posthouse.secret import Secret
 from posthouse.store import events
-from posthouse.store.compiling import insert_if_absent, one_of
+from posthouse.store.compiling import insert_if_absent
 from posthouse.store.database import Row, Transaction
 from posthouse.store.ids import new_id
 from posthouse.store.sealing import Sealer, Unsealable
@@ -105,12 +105,14 @@ _identify = (
     .where(grant.c.id == bindparam("row_id"))
     .values(issuer=bindparam("new_issuer"), subject=bindparam("new_subject"), person=bindparam("new_person"))
 )
+# What is not: for `state = …` SQLite, which knows nothing of how many there are, would go through all tokens instead
+# of those that are due.
 _due = (
     select(grant.c.id)
     .join(token, and_(token.c.id == grant.c.token_id, token.c.serving_grant == grant.c.id))
     .where(grant.c.next_refresh_at <= bindparam("now"), grant.c.next_refresh_at > 0)
     .where(or_(grant.c.lease_until < bindparam("lease_now"), grant.c.lease_owner == bindparam("owner")))
-    .where(one_of(token.c.state, (str(TokenState.ACQUIRED), str(TokenState.INVALID))))
+    .where(token.c.state != literal(str(TokenState.NOT_ACQUIRED)), token.c.state != literal(str(TokenState.WAITING)))
     .order_by(grant.c.next_refresh_at)
     .limit(bindparam("at_most"))
 )
