@@ -291,8 +291,7 @@ class World:
 
     def dies(self, node: Node, step: str) -> bool:
         """Whether this is where and when the node is killed. Each step has its turn."""
-        fewest = min(self.kills[known] for known in STEPS)
-        if node.alive and step in STEPS and self.now >= self._kill_at and self.kills[step] == fewest:
+        if node.alive and step in STEPS and self.now >= self._kill_at and self._has_its_turn(step):
             self.kills[step] += 1
             self._kill_at = self.now + self.chance.expovariate(1 / self.plan.kill_every)
             node.alive = False
@@ -301,6 +300,9 @@ class World:
             self.loop.call_later(pause, self.starts, node.name)
             return True
         return not node.alive
+
+    def _has_its_turn(self, step: str) -> bool:
+        return self.kills[step] == min(self.kills[known] for known in STEPS)
 
     def starts(self, name: str) -> None:
         if self.over:
