@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from posthouse.store.database import Work
-from posthouse.store.sqlite import SqliteDatabase
+from posthouse.store.sqlite import SqliteDatabase, SqliteTransaction, _finish
 
 T = TypeVar("T")
 PATIENCE = 30.0
@@ -43,7 +43,7 @@ class LeapingLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._leaping.now
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]
         """From this very thread nobody has to be woken."""
         if threading.get_ident() == self._thread_id:  # type: ignore[attr-defined]
             return self.call_soon(callback, *args, context=context)
@@ -81,12 +81,16 @@ class SteadyDatabase(SqliteDatabase):
         memory.row_factory = sqlite3.Row
         self._connection.backup(memory)
         self._connection.close()
-        self._connection = self._reading.connection = memory
+        self._connection = memory
         self._to_commit = AtOnce(self)  # type: ignore[assignment]
         return self
 
     async def read(self, work: Work[T]) -> T:
-        return self._read(work)
+        """Nothing can come between its statements."""
+        before = self._connection.total_changes
+        found = _finish(work(SqliteTransaction(self._connection)))
+        assert self._connection.total_changes == before, "work that was to read has changed something"
+        return found
 
     def _tend_log(self, pieces: int) -> None:
         """There is none."""

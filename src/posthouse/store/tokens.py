@@ -420,7 +420,7 @@ async def lease(
     if got is None:
         return None
     epoch: int = got["lease_epoch"]
-    return Lease(replace(_grant(before, sealer), lease_epoch=epoch), epoch, now + seconds)
+    return Lease(_grant(before, sealer, epoch), epoch, now + seconds)
 
 
 async def rotate(
@@ -542,7 +542,7 @@ def _grant_if_readable(row: Row, sealer: Sealer) -> Grant | None:
     return None
 
 
-def _grant(row: Row, sealer: Sealer) -> Grant:
+def _grant(row: Row, sealer: Sealer, epoch: int | None = None) -> Grant:
     opened = sealer.open(row["sealed"], f"grant:{row['id']}:{row['serial']}")
     both = msgspec.json.decode(opened, type=_Sealed)
     previous = sealer.open(row["previous"], _previous_place(row["id"])).decode() if row["previous"] else ""
@@ -565,7 +565,7 @@ def _grant(row: Row, sealer: Sealer) -> Grant:
         person=row["person"],
         intent_serial=row["intent_serial"],
         intent_at=row["intent_at"],
-        lease_epoch=row["lease_epoch"],
+        lease_epoch=row["lease_epoch"] if epoch is None else epoch,
         app_only=both.app_only,
         given_to=both.given_to,
         told_end=row["told_end"],
