@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.simulation.world import Plan
@@ -14,8 +15,8 @@ SELDOM = 60.0
 """Seconds between two lines about how far it is where nobody looks at a terminal."""
 
 
-def main() -> int:
-    wanted = _words().parse_args()
+def main(words: Sequence[str] | None = None) -> int:
+    wanted = _words().parse_args(words)
     worlds = 1 if wanted.database else min(wanted.jobs, wanted.mailboxes)
     failed = False
     for seed in range(wanted.seed, wanted.seed + wanted.seeds):
@@ -76,7 +77,7 @@ class Show:
     def line(self, worlds: list[Progress], spent: float) -> str:
         refreshes = sum(one.refreshes for one in worlds)
         done = sum(one.day for one in worlds) / len(worlds) / self.days
-        left = f"{spent / done - spent:,.0f} s left" if done > 0 else "just begun"
+        left = f"{spent / done - spent:,.0f} s left" if done > 0.001 else "just begun"
         day, speed = min(one.day for one in worlds), refreshes / max(spent, 0.1)
         return f"day {day:.1f} of {self.days:g}, {refreshes:,} refreshes, {speed:,.0f} a second, {left}"
 

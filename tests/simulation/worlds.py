@@ -16,7 +16,6 @@ from pathlib import Path
 from tests.simulation.outcome import Outcome
 from tests.simulation.world import Plan, World, simulate
 
-TMPFS = Path("/dev/shm")
 OFTEN = 0.5
 """Seconds between two words of a world about how far it is."""
 
@@ -55,7 +54,7 @@ class _Running:
 def _begun(plan: Plan) -> Iterator[_Running]:
     new = multiprocessing.get_context("spawn")
     told, tells = new.Pipe(duplex=False)
-    with tempfile.TemporaryDirectory(prefix="posthouse-", dir=TMPFS if TMPFS.is_dir() else None) as data:
+    with tempfile.TemporaryDirectory(prefix="posthouse-") as data:
         process = new.Process(target=_world, args=(plan, Path(data), tells), daemon=True)
         process.start()
         tells.close()
@@ -99,7 +98,7 @@ def _heard(world: _Running) -> Progress | Outcome:
 def _world(plan: Plan, data: Path, tells: Connection) -> None:
     """In its own process, which Ctrl-C ends without a word; the one that began it says what there is to say."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    next_word = 0.0
+    next_word = time.monotonic() + OFTEN
 
     def tell(world: World) -> None:
         nonlocal next_word
