@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 import structlog
 from sqlalchemy.sql.expression import ClauseElement
@@ -121,16 +121,19 @@ class NodesDatabase:
     async def read(self, work: Work[T]) -> T:
         if self._is_slow():
             await self._away()
-        await self._node.lives()
+        if not self._node.alive:
+            await never()
         world = self._world
         found: T = await world.real(world.store.database.read(lambda tx: work(_Watched(tx, world))))
-        await self._node.lives()
+        if not self._node.alive:
+            await never()
         return found
 
     async def write(self, work: Work[T], *, long: bool = False) -> T:
         if self._is_slow():
             await self._away()
-        await self._node.lives()
+        if not self._node.alive:
+            await never()
         seen: list[_Watched] = []
 
         async def watched(tx: Transaction) -> T:
@@ -176,7 +179,7 @@ class Wire(HttpClient):
     async def ask(self, request: Request, *, deadline: float, ca_file: str = "") -> Answer | Unreachable:
         if request.method == "GET":
             return await self._discover(request)
-        refresh_token = dict(parse_qsl(request.body().decode()))["refresh_token"]
+        refresh_token = unquote_plus(request.body().decode().partition("refresh_token=")[2].partition("&")[0])
         await self._node.passes("before sending")
         sent = self._world.judge.sends(self._node, refresh_token, self._world.now)
         try:
@@ -192,9 +195,9 @@ class Wire(HttpClient):
             await asyncio.sleep(world.chance.uniform(0.01, 5.0))
             return Unreachable("no connection: Name or service not known")
         await asyncio.sleep(world.chance.uniform(9.0, 12.0) if trouble is Trouble.SLOW else 0.03)
-        self._node.may_die("on the way there")
+        world.dies(self._node, "on the way there")  # What is on the wire goes on without it.
         answer = world.provider.answer(refresh_token, world.now) if trouble in ACTED else said(503)
-        self._node.may_die("on the way back")
+        world.dies(self._node, "on the way back")
         await asyncio.sleep(world.chance.uniform(3.0, 6.0) if trouble is Trouble.SLOW else 0.03)
         match trouble:
             case Trouble.REQUEST_LOST | Trouble.ANSWER_LOST:
@@ -243,13 +246,9 @@ class Node:
         if not self.alive:
             await never()
 
-    def may_die(self, step: str) -> None:
-        """What is on the wire goes on without us."""
-        self.world.dies(self, step)
-
     async def passes(self, step: str) -> None:
-        self.may_die(step)
-        await self.lives()
+        if self.world.dies(self, step):
+            await never()
 
     def is_forgotten(self) -> None:
         """Long after its death; everything of it waits for ever."""
@@ -268,14 +267,14 @@ class Node:
 
 
 class World:
-    def __init__(self, plan: Plan, store: Store) -> None:
+    def __init__(self, plan: Plan, store: Store, loop: LeapingLoop) -> None:
         self.plan, self.store = plan, store
         self.chance = random.Random(f"world {plan.world} of {plan.worlds}, seed {plan.seed}")
         self.directory = Directory(store)
         self.provider = Provider()
         self.weather = Weather(self.chance, plan.troubles, plan.answers_lost)
         self.judge = Judge(self.provider, self.weather, BEGIN)
-        self.loop = asyncio.get_running_loop()
+        self.loop = loop
         self._zero = BEGIN - self.loop.time()
         self.nodes: dict[str, Node] = {}
         self.over = False
@@ -295,26 +294,23 @@ class World:
         return (self.now - BEGIN) / DAY
 
     async def real(self, work: Any) -> Any:
-        if isinstance(self.loop, LeapingLoop) and not self.store.database.embedded:
-            return await self.loop.outside(work)
-        return await work
+        return await (work if self.store.database.embedded else self.loop.outside(work))
 
     # Death
 
     def dies(self, node: Node, step: str) -> bool:
         """Whether this is where and when the node is killed. Each step has its turn."""
-        if node.alive and step in STEPS and self.now >= self._kill_at and self._has_its_turn(step):
+        if node.alive and self.now >= self._kill_at and self._has_its_turn(step):
             self.kills[step] += 1
             self._kill_at = self.now + self.chance.expovariate(1 / self.plan.kill_every)
             node.alive = False
             self.loop.call_later(HOUR, node.is_forgotten)
             pause = self.chance.choice((0.0, 0.5, 3.0, 60.0, 600.0))
             self.loop.call_later(pause, self.starts, node.name)
-            return True
         return not node.alive
 
     def _has_its_turn(self, step: str) -> bool:
-        return self.kills[step] == min(self.kills[known] for known in STEPS)
+        return step in STEPS and self.kills[step] == min(self.kills[known] for known in STEPS)
 
     def starts(self, name: str) -> None:
         if self.over:
@@ -439,13 +435,14 @@ def apply_file(mailboxes: int) -> str:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hundreds of lines a second that nobody reads."""
-    poll = token_keeper.POLL
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
-    token_keeper.POLL = POLL
+    usual = token_keeper.POLL, token_keeper.log
+    silent = structlog.make_filtering_bound_logger(50)
+    structlog.configure(wrapper_class=silent, cache_logger_on_first_use=False)
+    token_keeper.POLL, token_keeper.log = POLL, silent(None, [], {})  # type: ignore[call-arg]
     try:
         yield
     finally:
-        token_keeper.POLL = poll
+        token_keeper.POLL, token_keeper.log = usual
         structlog.reset_defaults()
 
 
@@ -457,7 +454,7 @@ async def _simulated(plan: Plan, data: Path, progress: Callable[["World"], None]
         await store.database.close()
         store = replace(store, database=SteadyDatabase(data / "posthouse.sqlite").steady())
         store.keys.database = store.database
-    world = World(plan, store)
+    world = World(plan, store, loop)
     await world.furnish()
     await world.live(progress)
     await loop.outside(store.close())
