@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -83,6 +84,8 @@ class Show:
 
 
 if __name__ == "__main__":
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, signal.default_int_handler)  # A shell has one in the background ignore Ctrl-C.
     try:
         raise SystemExit(main())
     except KeyboardInterrupt:

@@ -65,8 +65,9 @@ def test_how_far_it_is_and_how_long_it_will_take() -> None:
     assert told == "day 3.0 of 10, 1,000 refreshes, 10 a second, 150 s left"
 
 
-def test_ctrl_c_ends_all_of_them_and_leaves_nothing(tmp_path: Path) -> None:
-    """Its standard error is closed when the last of its processes has ended."""
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_all_of_them_and_leaves_nothing(tmp_path: Path, kind: signal.Signals) -> None:
+    """As an ordinary kill of the first does. Its standard error is closed when the last of its processes has ended."""
     words = [sys.executable, "-m", "tests.simulation", "--mailboxes", "8", "--jobs", "2"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
@@ -74,7 +75,7 @@ def test_ctrl_c_ends_all_of_them_and_leaves_nothing(tmp_path: Path) -> None:
     ) as running:
         assert running.stderr is not None
         assert running.stderr.readline().startswith("day ")
-        os.killpg(running.pid, signal.SIGINT)
+        (os.killpg if kind is signal.SIGINT else os.kill)(running.pid, kind)
         assert running.stderr.read() == ""
     assert running.returncode == 130
     assert list(tmp_path.iterdir()) == []
