@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import bindparam, insert, select, text
 
-from posthouse.store import fresh, sqlite
+from posthouse.store import fresh, sqlite, tokens
 from posthouse.store.database import DatabaseUnavailable, Duplicate, Transaction
 from posthouse.store.sqlite import SqliteDatabase
 from posthouse.store.tables import meta
@@ -336,3 +336,16 @@ def _until(condition: Any) -> None:
             return
         ended.wait(0.01)
     raise AssertionError("it did not come about")
+
+
+async def test_what_is_due_is_looked_up_and_not_searched_for(database: SqliteDatabase) -> None:
+    """Each second, and with a hundred thousand tokens; nothing counts rows for the planner."""
+    statements: list[str] = []
+    database._connection.set_trace_callback(statements.append)
+    assert await database.write(lambda tx: tokens.due(tx, 1.0, 200, "node")) == []
+    database._connection.set_trace_callback(None)
+    plan = database._connection.execute(f"EXPLAIN QUERY PLAN {next(one for one in statements if 'SELECT' in one)}")
+    assert [row["detail"].partition(" (")[0] for row in plan] == [
+        "SEARCH oauth_grant USING INDEX grant_next_refresh",
+        "SEARCH token USING INDEX sqlite_autoindex_token_1",
+    ]

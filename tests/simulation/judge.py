@@ -1,6 +1,6 @@
 """Watches a simulation from outside and complains about whatever was promised not to happen."""
 
-import statistics
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +13,7 @@ NOTICED = HOUR
 AFTER_OUTAGE = 1200.0
 """What an outage may delay beyond its own length: the longest pause between two tries, and the tries themselves."""
 PERIOD = 600.0
-DRIFT = 6 * HOUR
-"""What came due together after an outage has drifted apart by then."""
+"""Requests are counted in periods of so many seconds."""
 
 
 @dataclass(slots=True)
@@ -38,7 +37,7 @@ class Judge:
     """Tokens that became invalid, by the habit of their provider and the reason that was told."""
     notice: list[float] = field(default_factory=list)
     """Seconds from the end of a consent to the word about it."""
-    sent_at: list[float] = field(default_factory=list)
+    sent_at: "array[float]" = field(default_factory=lambda: array("d"))
     _known: dict[str, str] = field(default_factory=dict)
     _leases: Counter[str] = field(default_factory=Counter)
     _open: dict[str, Sent] = field(default_factory=dict)
@@ -122,15 +121,3 @@ class Judge:
         stale = now - grant.access_expires_at
         if token.state is TokenState.ACQUIRED and stale > self._outage_since(now - HOUR, now):
             self.complain(f"{consent.name} has had no access token for {stale:.0f} s", now)
-
-    def spread(self, begin: float) -> tuple[float, float]:
-        """Requests in periods of ten minutes since `begin`, those after outages left out: the fullest over the mean,
-        and variance over mean, which is 1 where each comes at a time of its own."""
-        counts = Counter(int(at // PERIOD) for at in self.sent_at if at >= begin)
-        first, last = int(begin // PERIOD) + 1, int(self.sent_at[-1] // PERIOD)
-        calm = [counts[period] for period in range(first, last) if not self._disturbed(period * PERIOD)]
-        mean = statistics.fmean(calm)
-        return max(calm) / mean, statistics.pvariance(calm) / mean
-
-    def _disturbed(self, at: float) -> bool:
-        return any(start - PERIOD <= at <= end + DRIFT for start, end in self.weather.outages)

@@ -1,9 +1,10 @@
 """Sign-in servers as they are: they rotate, some of them punish, they are busy, and answers get lost on the way."""
 
-import json
 import random
 from dataclasses import dataclass, field
 from enum import Enum, auto
+
+import msgspec
 
 from posthouse.oauth.message import Answer
 
@@ -81,7 +82,7 @@ class Provider:
 
 
 def said(status: int, **members: object) -> Answer:
-    return Answer(status, {}, json.dumps(members).encode())
+    return Answer(status, {}, msgspec.json.encode(members))
 
 
 class Trouble(Enum):

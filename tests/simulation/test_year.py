@@ -14,7 +14,8 @@ from posthouse.services.token_keeper import TokenKeeper
 from posthouse.store import tokens
 from tests.simulation.judge import NOTICED
 from tests.simulation.leaping import LeapingLoop
-from tests.simulation.world import BEGIN, DAY, STEPS, Plan, World, report, simulate
+from tests.simulation.outcome import Outcome
+from tests.simulation.world import BEGIN, DAY, STEPS, Plan, World, simulate
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def week(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def test_no_promise_is_broken(week: World) -> None:
-    assert week.judge.complaints == [], report(week)
+    assert week.judge.complaints == [], Outcome.of(week).report()
     assert week.judge.refreshes > 12_000
 
 
@@ -47,7 +48,7 @@ def test_what_ends_is_noticed_within_a_refresh_interval(week: World) -> None:
 
 
 def test_refreshes_of_consents_given_in_one_minute_are_spread_evenly(week: World) -> None:
-    fullest, dispersion = week.judge.spread(BEGIN + DAY)
+    fullest, dispersion = Outcome.of(week).spread(BEGIN + DAY)
     assert fullest < 2.5
     assert dispersion < 2.0
 
@@ -83,7 +84,7 @@ def test_a_gateway_that_sends_long_after_its_lease_would_be_found_out(
 @pytest.mark.needs("postgres")
 def test_the_same_on_postgresql(tmp_path: Path, postgres: str) -> None:
     world = simulate(Plan(mailboxes=24, days=0.5, kill_every=600.0, database=postgres), tmp_path)
-    assert world.judge.complaints == [], report(world)
+    assert world.judge.complaints == [], Outcome.of(world).report()
     assert world.judge.refreshes > 300
     assert min(world.kills[step] for step in STEPS) >= 2
 

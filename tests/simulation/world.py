@@ -8,11 +8,11 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 import structlog
 from sqlalchemy.sql.expression import ClauseElement
@@ -70,6 +70,9 @@ class Plan:
     revocations_a_day: float = 0.02
     database_troubles: float = 0.001
     database: str = ""
+    world: int = 0
+    """Its number where several stand side by side; their providers have the same outages."""
+    worlds: int = 1
 
 
 class Killed(BaseException):
@@ -87,25 +90,25 @@ class _Watched:
         self._inner, self._world = inner, world
         self.what, self.grant_id = "", ""
 
-    async def all(self, statement: ClauseElement, **parameters: Any) -> list[Row]:
-        return await self._inner.all(statement, **parameters)
+    def all(self, statement: ClauseElement, **parameters: Any) -> Coroutine[Any, Any, list[Row]]:
+        return self._inner.all(statement, **parameters)
 
-    async def one(self, statement: ClauseElement, **parameters: Any) -> Row | None:
-        found = await self._inner.one(statement, **parameters)
-        self._notice(statement, parameters, found is not None)
-        return found
+    def one(self, statement: ClauseElement, **parameters: Any) -> Coroutine[Any, Any, Row | None]:
+        done = self._inner.one(statement, **parameters)
+        return self._noticed(done, statement, parameters) if id(statement) in _WRITES else done
 
-    async def run(self, statement: ClauseElement, **parameters: Any) -> int:
-        changed = await self._inner.run(statement, **parameters)
-        self._notice(statement, parameters, changed > 0)
-        return changed
+    def run(self, statement: ClauseElement, **parameters: Any) -> Coroutine[Any, Any, int]:
+        done = self._inner.run(statement, **parameters)
+        return self._noticed(done, statement, parameters) if id(statement) in _WRITES else done
+
+    async def _noticed(self, done: Coroutine[Any, Any, T], statement: ClauseElement, parameters: dict[str, Any]) -> T:
+        result = await done
+        if result:
+            self.what, self.grant_id = _WRITES[id(statement)], parameters["row_id"]
+        return result
 
     async def now(self) -> float:
         return self._world.now
-
-    def _notice(self, statement: ClauseElement, parameters: dict[str, Any], done: bool) -> None:
-        if done and id(statement) in _WRITES:
-            self.what, self.grant_id = _WRITES[id(statement)], parameters["row_id"]
 
 
 class NodesDatabase:
@@ -116,13 +119,21 @@ class NodesDatabase:
         self.embedded = node.world.store.database.embedded
 
     async def read(self, work: Work[T]) -> T:
-        await self._away()
-        found: T = await self._world.real(self._world.store.database.read(lambda tx: work(_Watched(tx, self._world))))
-        await self._node.lives()
+        if self._is_slow():
+            await self._away()
+        if not self._node.alive:
+            await never()
+        world = self._world
+        found: T = await world.real(world.store.database.read(lambda tx: work(_Watched(tx, world))))
+        if not self._node.alive:
+            await never()
         return found
 
     async def write(self, work: Work[T], *, long: bool = False) -> T:
-        await self._away()
+        if self._is_slow():
+            await self._away()
+        if not self._node.alive:
+            await never()
         seen: list[_Watched] = []
 
         async def watched(tx: Transaction) -> T:
@@ -137,24 +148,24 @@ class NodesDatabase:
         except Killed:
             await never()
             raise
-        await self._world.committed(seen[0].what, seen[0].grant_id)
+        self._world.committed(seen[0].what, seen[0].grant_id, result)
         await self._node.passes(f"after {seen[0].what} is committed")
-        if await self._slow() and self._world.chance.random() < 0.5:
+        if self._is_slow() and await self._breaks():
             raise CommitUnknown("the connection was lost while committing")
         return result
 
+    def _is_slow(self) -> bool:
+        return self._world.chance.random() < self._world.plan.database_troubles
+
     async def _away(self) -> None:
-        await self._node.lives()
-        if await self._slow() and self._world.chance.random() < 0.5:
+        if await self._breaks():
             raise DatabaseUnavailable("the database is being restarted")
 
-    async def _slow(self) -> bool:
-        """Whether it was, and for how long nobody can know."""
-        slow = self._world.chance.random() < self._world.plan.database_troubles
-        if slow:
-            await asyncio.sleep(self._world.chance.choice((0.1, 2.0, 10.0, 45.0, 70.0)))
-            await self._node.lives()
-        return slow
+    async def _breaks(self) -> bool:
+        """Whether it does, after a time that nobody can know."""
+        await asyncio.sleep(self._world.chance.choice((0.1, 2.0, 10.0, 45.0, 70.0)))
+        await self._node.lives()
+        return self._world.chance.random() < 0.5
 
     async def close(self) -> None: ...
 
@@ -168,11 +179,11 @@ class Wire(HttpClient):
     async def ask(self, request: Request, *, deadline: float, ca_file: str = "") -> Answer | Unreachable:
         if request.method == "GET":
             return await self._discover(request)
-        form = {name: values[0] for name, values in parse_qs(request.body().decode()).items()}
+        refresh_token = unquote_plus(request.body().decode().partition("refresh_token=")[2].partition("&")[0])
         await self._node.passes("before sending")
-        sent = self._world.judge.sends(self._node, form["refresh_token"], self._world.now)
+        sent = self._world.judge.sends(self._node, refresh_token, self._world.now)
         try:
-            answer = await self._carry(form["refresh_token"], deadline)
+            answer = await self._carry(refresh_token, deadline)
         finally:
             self._world.judge.ends(sent)
         await self._node.passes("after the answer")
@@ -184,9 +195,9 @@ class Wire(HttpClient):
             await asyncio.sleep(world.chance.uniform(0.01, 5.0))
             return Unreachable("no connection: Name or service not known")
         await asyncio.sleep(world.chance.uniform(9.0, 12.0) if trouble is Trouble.SLOW else 0.03)
-        self._node.may_die("on the way there")
+        world.dies(self._node, "on the way there")  # What is on the wire goes on without it.
         answer = world.provider.answer(refresh_token, world.now) if trouble in ACTED else said(503)
-        self._node.may_die("on the way back")
+        world.dies(self._node, "on the way back")
         await asyncio.sleep(world.chance.uniform(3.0, 6.0) if trouble is Trouble.SLOW else 0.03)
         match trouble:
             case Trouble.REQUEST_LOST | Trouble.ANSWER_LOST:
@@ -235,13 +246,9 @@ class Node:
         if not self.alive:
             await never()
 
-    def may_die(self, step: str) -> None:
-        """What is on the wire goes on without us."""
-        self.world.dies(self, step)
-
     async def passes(self, step: str) -> None:
-        self.may_die(step)
-        await self.lives()
+        if self.world.dies(self, step):
+            await never()
 
     def is_forgotten(self) -> None:
         """Long after its death; everything of it waits for ever."""
@@ -260,15 +267,15 @@ class Node:
 
 
 class World:
-    def __init__(self, plan: Plan, store: Store) -> None:
+    def __init__(self, plan: Plan, store: Store, loop: LeapingLoop) -> None:
         self.plan, self.store = plan, store
-        self.chance = random.Random(plan.seed)
+        self.chance = random.Random(f"world {plan.world} of {plan.worlds}, seed {plan.seed}")
         self.directory = Directory(store)
         self.provider = Provider()
         self.weather = Weather(self.chance, plan.troubles, plan.answers_lost)
         self.judge = Judge(self.provider, self.weather, BEGIN)
-        self.loop = asyncio.get_running_loop()
-        self.began = self.loop.time()
+        self.loop = loop
+        self._zero = BEGIN - self.loop.time()
         self.nodes: dict[str, Node] = {}
         self.over = False
         self.token_ids: list[str] = []
@@ -280,27 +287,30 @@ class World:
 
     @property
     def now(self) -> float:
-        return BEGIN + self.loop.time() - self.began
+        return self._zero + self.loop.time()
+
+    @property
+    def day(self) -> float:
+        return (self.now - BEGIN) / DAY
 
     async def real(self, work: Any) -> Any:
-        if isinstance(self.loop, LeapingLoop) and not self.store.database.embedded:
-            return await self.loop.outside(work)
-        return await work
+        return await (work if self.store.database.embedded else self.loop.outside(work))
 
     # Death
 
     def dies(self, node: Node, step: str) -> bool:
         """Whether this is where and when the node is killed. Each step has its turn."""
-        fewest = min(self.kills[known] for known in STEPS)
-        if node.alive and step in STEPS and self.now >= self._kill_at and self.kills[step] == fewest:
+        if node.alive and self.now >= self._kill_at and self._has_its_turn(step):
             self.kills[step] += 1
             self._kill_at = self.now + self.chance.expovariate(1 / self.plan.kill_every)
             node.alive = False
             self.loop.call_later(HOUR, node.is_forgotten)
             pause = self.chance.choice((0.0, 0.5, 3.0, 60.0, 600.0))
             self.loop.call_later(pause, self.starts, node.name)
-            return True
         return not node.alive
+
+    def _has_its_turn(self, step: str) -> bool:
+        return step in STEPS and self.kills[step] == min(self.kills[known] for known in STEPS)
 
     def starts(self, name: str) -> None:
         if self.over:
@@ -348,29 +358,26 @@ class World:
         for node in self.nodes.values():
             node.keeper.forget(token_id)
 
-    async def committed(self, what: str, grant_id: str) -> None:
+    def committed(self, what: str, grant_id: str, result: Any) -> None:
         if what == "the lease":
             self.judge.leases(grant_id)
         if what == "the answer":
-            found = await self.real(
-                self.store.database.read(lambda tx: tokens.get_grant(tx, self.store.sealer, grant_id))
-            )
-            if found is not None and found.refresh_token is not None:
-                self.judge.written(grant_id, found.refresh_token.reveal(), self.now)
+            self.judge.written(grant_id, result.refresh_token.reveal(), self.now)
 
-    async def live(self, progress: Callable[[float], None]) -> None:
+    async def live(self, progress: Callable[["World"], None]) -> None:
         """Until the plan's last day, minute by minute."""
         for name in ("node-1", "node-2"):
             self.starts(name)
-        outage = self.now + self.chance.expovariate(1 / self.plan.outage_every)
+        fate = random.Random(self.plan.seed)
+        outage = self.now + fate.expovariate(1 / self.plan.outage_every)
         while self.now < BEGIN + self.plan.days * DAY:
             await asyncio.sleep(MINUTE)
             if self.now >= outage:
-                self.weather.outages.append((self.now, self.now + self.chance.uniform(300.0, 2400.0)))
-                outage = self.now + self.chance.expovariate(1 / self.plan.outage_every)
+                self.weather.outages.append((self.now, self.now + fate.uniform(300.0, 2400.0)))
+                outage = self.now + fate.expovariate(1 / self.plan.outage_every)
             self._somebody_revokes()
             await self._look()
-            progress((self.now - BEGIN) / DAY)
+            progress(self)
         self.over = True
         await self._audit()
 
@@ -428,40 +435,18 @@ def apply_file(mailboxes: int) -> str:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hundreds of lines a second that nobody reads."""
-    poll = token_keeper.POLL
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
-    token_keeper.POLL = POLL
+    usual = token_keeper.POLL, token_keeper.log
+    silent = structlog.make_filtering_bound_logger(50)
+    structlog.configure(wrapper_class=silent, cache_logger_on_first_use=False)
+    token_keeper.POLL, token_keeper.log = POLL, silent(None, [], {})  # type: ignore[call-arg]
     try:
         yield
     finally:
-        token_keeper.POLL = poll
+        token_keeper.POLL, token_keeper.log = usual
         structlog.reset_defaults()
 
 
-def report(world: World) -> str:
-    """What happened, in the words of the promise."""
-    judge, plan = world.judge, world.plan
-    fullest, dispersion = judge.spread(BEGIN + min(DAY, plan.days * DAY / 2))
-    notice = max(judge.notice, default=0.0)
-    lines = [
-        f"seed {plan.seed}: {plan.mailboxes} mailboxes, {plan.days:g} days, two nodes, {judge.refreshes:,} refreshes "
-        f"({len(judge.sent_at):,} requests), {len(world.weather.outages)} outages of the providers",
-        f"kill -9: {sum(world.kills.values()):,} times",
-        *(f"  {count:5} {step}" for step, count in world.kills.items()),
-        "tokens that became invalid, by habit of the provider and the reason that was told:",
-        *(
-            f"  {count:5} {habit.lower().replace('_', ' ')}: {why}"
-            for (habit, why), count in sorted(judge.lost.items())
-        ),
-        f"  noticed after {notice:,.0f} s at most (an access token lives {HOUR:,.0f} s)",
-        f"requests in ten minutes: the fullest has {fullest:.1f} times the mean, variance over mean {dispersion:.2f}",
-        f"promises broken: {len(judge.complaints)}",
-        *(f"  {complaint}" for complaint in judge.complaints[:20]),
-    ]
-    return "\n".join(lines)
-
-
-async def _simulated(plan: Plan, data: Path, progress: Callable[[float], None]) -> World:
+async def _simulated(plan: Plan, data: Path, progress: Callable[["World"], None]) -> World:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, LeapingLoop)
     store = await loop.outside(open_store(data, plan.database, {"POSTHOUSE_KEY": "A" * 43}))
@@ -469,14 +454,14 @@ async def _simulated(plan: Plan, data: Path, progress: Callable[[float], None]) 
         await store.database.close()
         store = replace(store, database=SteadyDatabase(data / "posthouse.sqlite").steady())
         store.keys.database = store.database
-    world = World(plan, store)
+    world = World(plan, store, loop)
     await world.furnish()
     await world.live(progress)
     await loop.outside(store.close())
     return world
 
 
-def simulate(plan: Plan, data: Path, progress: Callable[[float], None] = lambda _: None) -> World:
-    """Everything that happened, judged. `progress` is told the day it is."""
+def simulate(plan: Plan, data: Path, progress: Callable[["World"], None] = lambda _: None) -> World:
+    """Everything that happened, judged. `progress` is shown the world each simulated minute."""
     with quiet(), asyncio.Runner(loop_factory=LeapingLoop) as runner:
         return runner.run(_simulated(plan, data, progress))

@@ -336,7 +336,9 @@ class TokenKeeper:
                 refresh_ends_at=granted.refresh_ends_at(unsaved.got_at),
             )
             token = await tokens.get(tx, grant.token_id)
-            if written and token is not None and token.serving_grant == grant.id:
+            if token is None or not written or token.serving_grant != grant.id:
+                return written
+            if token.state is not TokenState.ACQUIRED:
                 await tokens.set_state(tx, token.id, TokenState.ACQUIRED, self.clock())
             return written
 

@@ -22,6 +22,8 @@ class Compiled:
 
     def values(self, parameters: dict[str, Any]) -> list[Any]:
         """The parameters in their order. Raises TypeError where one is missing or unknown."""
+        if parameters.keys() == self.known:
+            return [parameters[name] for name in self.names]
         defaults = self.defaults
         if not self.required <= parameters.keys() <= self.known:
             raise TypeError(f"missing or unknown parameters: {sorted(self.required ^ parameters.keys())}: {self.text}")

@@ -187,7 +187,10 @@ class SqliteDatabase:
     def _answer(self, group: Sequence[_Piece], answers: _Answers) -> None:
         """Those who are answered come first, so that what they write next is in the next group."""
         _resolve(group, answers)
-        self._loop.call_soon(self._next_group)
+        if self._queue:
+            self._loop.call_soon(self._next_group)
+        else:
+            self._quiet.set()
 
     def _tend_log(self, pieces: int) -> None:
         """Have the log emptied beside us, or empty it before going on where it has grown too large."""
