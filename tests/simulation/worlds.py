@@ -56,7 +56,8 @@ def _begun(plan: Plan) -> Iterator[_Running]:
     told, tells = new.Pipe(duplex=False)
     with tempfile.TemporaryDirectory(prefix="posthouse-") as data:
         process = new.Process(target=_world, args=(plan, Path(data), tells), daemon=True)
-        process.start()
+        with _without_interrupts():
+            process.start()
         tells.close()
         try:
             yield _Running(plan, process, told)
@@ -64,6 +65,16 @@ def _begun(plan: Plan) -> Iterator[_Running]:
             process.kill()
             process.join()
             told.close()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """What is begun meanwhile never hears of Ctrl-C, not even while it is still being loaded."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _outcomes(worlds: Sequence[_Running], progress: Callable[[list[Progress]], None]) -> list[Outcome]:
@@ -96,8 +107,7 @@ def _heard(world: _Running) -> Progress | Outcome:
 
 
 def _world(plan: Plan, data: Path, tells: Connection) -> None:
-    """In its own process, which Ctrl-C ends without a word; the one that began it says what there is to say."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """In its own process; the one that began it ends it and says what there is to say."""
     next_word = time.monotonic() + OFTEN
 
     def tell(world: World) -> None:
