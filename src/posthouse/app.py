@@ -177,7 +177,7 @@ class Gateway:
     async def _sweep(self) -> None:
         """What a crash has left in the spool belongs to nobody."""
         store = self.parts.store
-        swept = await store.spool.sweep(await store.database.read(messages.with_pieces))
+        swept = await store.spool.sweep(await store.database.read(messages.needing_pieces))
         if swept:
             log.info("spool swept", files=swept)
 

@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Protocol
 
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import bindparam, delete, insert, literal, select
 
+from posthouse.model.message import MessageState
 from posthouse.store.database import Database, Transaction
 from posthouse.store.sealing import OVERHEAD, PREFIX, Sealer, Unsealable, key_id_of, sync_directory
 from posthouse.store.tables import message, piece
@@ -36,7 +37,10 @@ class Spool(Protocol):
     def read(self, message_id: str, pieces: int) -> AsyncGenerator[bytes]: ...
     async def remove(self, message_id: str) -> None: ...
     async def sweep(self, known: set[str]) -> int:
-        """Remove what belongs to none of these messages, as a crash leaves behind; how many. Only at start."""
+        """Remove what belongs to none of these messages, which are to be sent, as a crash leaves it behind; how many.
+
+        Only at start.
+        """
         ...
 
     async def under(self) -> dict[str, list[str]]:
@@ -104,7 +108,8 @@ _insert = insert(piece).values({name: bindparam(name) for name in ("message_id",
 _piece = select(piece.c.data).where(piece.c.message_id == bindparam("wanted"), piece.c.number == bindparam("position"))
 _remove = delete(piece).where(piece.c.message_id == bindparam("wanted"))
 _orphans = delete(piece).where(
-    piece.c.created_at < bindparam("before"), piece.c.message_id.not_in(select(message.c.id))
+    piece.c.created_at < bindparam("before"),
+    piece.c.message_id.not_in(select(message.c.id).where(message.c.state != literal(str(MessageState.SENT)))),
 )
 ORPHAN_AGE = 86_400.0
 
