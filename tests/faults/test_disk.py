@@ -7,6 +7,7 @@ import smtplib
 from collections.abc import Iterator
 from pathlib import Path
 
+from posthouse.cli.connection import SocketApi
 from posthouse.secret import Secret
 from tests.faults.test_killed import prepared, started, until_sent
 from tests.support.boxes import BOB, PRINTER, box
@@ -53,6 +54,7 @@ async def test_a_full_disk_refuses_for_now_loses_nothing_and_needs_no_restart(tm
                 for body in ("Short.\n", LARGE, "Short.\n"):
                     assert await asyncio.to_thread(try_to_send, port, password, "Meanwhile", body) in (451, 452)
                 await until(lambda: trying_again(gateway), "an outcome that could not be written")
+            await until(lambda: takes_mail(gateway), "mail being taken again")
             kept += [await asyncio.to_thread(send, port, PRINTER, password, [BOB], "After", LARGE)]
             await until_sent(gateway, kept)
             assert sorted(provider.subjects(BOB)) == sorted(["After", *(f"Before {n}" for n in range(8))])
@@ -64,6 +66,11 @@ async def test_a_full_disk_refuses_for_now_loses_nothing_and_needs_no_restart(tm
 
 async def trying_again(gateway: Serving) -> bool:
     return any(line["level"] == "error" and "mailbox" in line for line in gateway.logged())
+
+
+async def takes_mail(gateway: Serving) -> bool:
+    status = await asyncio.to_thread(SocketApi(gateway.data / "control.sock").get, "/status")
+    return status["trouble"] is None
 
 
 async def empty(directory: Path) -> bool:

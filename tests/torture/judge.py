@@ -58,7 +58,7 @@ class Judge:
     def refuses(self, letter: Letter, answer: str) -> None:
         """Only for now: nothing is wrong with any of them."""
         self.refusals[f"{letter.way}: {answer[:60]}"] += 1
-        if answer.startswith("5"):
+        if answer.startswith("5") and not answer.startswith("503"):
             self.complain(f"{letter.message_id} was refused for good: {answer}")
 
     def lost_token(self, account: str, reason: str) -> None:

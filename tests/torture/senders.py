@@ -22,6 +22,8 @@ MOST_RECIPIENTS = 4
 A_CONNECTION = 8
 """Messages at most over one connection."""
 LATER = 75
+AFTER_REFUSAL = 0.1
+"""Seconds that a program waits before it tries again."""
 TROUBLE = (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError, AssertionError)
 
 
@@ -103,6 +105,7 @@ class Sender:
                 else:
                     self.target.judge.refuses(letter, answer or "closed")
                     await talking.ask(b"RSET")
+                    await asyncio.sleep(AFTER_REFUSAL)
 
     async def _by_api(self, port: int) -> None:
         """The same request until it is answered: with its key it may not make two messages."""
@@ -149,7 +152,12 @@ class Sender:
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, **self.target.environment},
         )
-        _, said = await process.communicate(letter.text)
+        try:
+            _, said = await process.communicate(letter.text)
+        except BaseException:
+            process.kill()
+            await process.wait()
+            raise
         if process.returncode == 0:
             self.target.judge.promises(letter, "")
         else:

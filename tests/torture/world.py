@@ -21,7 +21,7 @@ from posthouse.services.entrance import sign_in_link
 from posthouse.store import journal, messages
 from posthouse.store.opening import Store, open_store
 from tests.support.boxes import PRINTER, Box, box
-from tests.support.house import house
+from tests.support.house import house, until
 from tests.support.processes import DidNotStart, tail
 from tests.support.serving import PROGRAM, Serving, serving
 from tests.torture.judge import Judge, Known
@@ -100,35 +100,58 @@ class World:
     # The kills
 
     async def run(self, show: Show) -> None:
-        senders = [asyncio.create_task(one.run()) for one in crowd(self, self.plan.senders, self.plan.seed)]
-        person = asyncio.create_task(self._sign_in_again())
         said = time.monotonic()
-        try:
+        async with self.under_load():
             while self.kills < self.plan.kills:
                 await self._live_and_die()
                 if time.monotonic() - said > 5:
                     said = time.monotonic()
                     show(self.progress())
+        await asyncio.to_thread(self.gateway.start, page=True, seconds=HUNG)
+        await self.finish(show)
+
+    @contextlib.asynccontextmanager
+    async def under_load(self) -> AsyncIterator[None]:
+        """Everybody hands mail over; at the end each finishes what was begun."""
+        senders = [asyncio.create_task(one.run()) for one in crowd(self, self.plan.senders, self.plan.seed)]
+        person = asyncio.create_task(self._sign_in_again())
+        try:
+            yield
             self._ended = True
             await asyncio.gather(*senders)
-            await self._drain(show)
         finally:
             for task in (*senders, person):
                 task.cancel()
             await asyncio.gather(*senders, person, return_exceptions=True)
-        await self._decide()
+
+    async def until_promised(self, more: int) -> None:
+        """So many more messages."""
+        enough = len(self.judge.promised) + more
+
+        async def promised() -> bool:
+            return len(self.judge.promised) >= enough
+
+        await until(promised, f"{more} more messages being accepted", seconds=HUNG)
+
+    async def until_refused(self, more: int) -> None:
+        enough = self.judge.refusals.total() + more
+
+        async def refused() -> bool:
+            return self.judge.refusals.total() >= enough
+
+        await until(refused, f"{more} more answers that are refusals", seconds=HUNG)
 
     async def _live_and_die(self) -> None:
         """Started, and killed at a moment that nobody chose: while it starts, later on, or with a message just taken
         by the provider and not yet answered."""
         if self.chance.random() < 0.1:
-            starting = asyncio.create_task(self._start())
+            starting = asyncio.create_task(self.start())
             await asyncio.sleep(self.chance.uniform(0.0, 1.0))
             await self._kill()
             with contextlib.suppress(DidNotStart):
                 await starting
         else:
-            await self._start()
+            await self.start()
             if self.chance.random() < 0.4:
                 self.sink.countdown = self.chance.randrange(1, LATEST)
                 self.sink.when_taken = self.gateway.kill_only
@@ -136,8 +159,8 @@ class World:
         self.sink.when_taken = None
         await self._kill()
 
-    async def _start(self) -> None:
-        await asyncio.to_thread(self.gateway.start, seconds=HUNG)
+    async def start(self, *, page: bool = False) -> None:
+        await asyncio.to_thread(self.gateway.start, page=page, seconds=HUNG)
         self._port = self.gateway.smtp_ports[0]
 
     async def _until_dead(self, seconds: float) -> None:
@@ -176,34 +199,43 @@ class World:
         if now - self._attempts.get(account, 0.0) < 5:
             return
         path = f"/mailboxes/{account}/authorisations"
-        begun = await asyncio.to_thread(self._api().post, path, {"method": "device"})
+        begun = await asyncio.to_thread(self.api().post, path, {"method": "device"})
         if account not in self._attempts:
             self.judge.lost_token(account, reason)
         self._attempts[account] = now
         await self.provider.control("approve", user_code=begun["user_code"], person=account)
 
-    def _api(self) -> SocketApi:
+    def api(self) -> SocketApi:
         return SocketApi(self.data / "control.sock")
 
     # The end
 
+    async def finish(self, show: Show = lambda _: None) -> None:
+        """Everything that waits is sent by the gateway that runs, then judged."""
+        person = asyncio.create_task(self._sign_in_again())
+        try:
+            await self._drain(show)
+        finally:
+            person.cancel()
+            await asyncio.gather(person, return_exceptions=True)
+        await asyncio.to_thread(self.gateway.stop)
+        await asyncio.to_thread(self.gateway.start, seconds=HUNG)  # what is left in the spool is swept now
+        await asyncio.to_thread(self.gateway.stop)
+        await self._decide()
+
     async def _drain(self, show: Show) -> None:
-        """Everything that waits is sent, without anything that gets in its way."""
+        """Without anything that gets in the way."""
         self.sink.trouble = 0.0
-        await asyncio.to_thread(self.gateway.start, page=True, seconds=HUNG)
         give_up = time.monotonic() + DRAIN
         while (waiting := await self.rows(WAITING)) and time.monotonic() < give_up:
             show(f"{self.progress()}, {len(waiting)} wait")
             for queue_id, next_at, state in waiting:
                 if state == "queued" and next_at > time.time() + 2:
                     with contextlib.suppress(ProblemError):
-                        await asyncio.to_thread(self._api().post, f"/messages/{queue_id}/retry")
+                        await asyncio.to_thread(self.api().post, f"/messages/{queue_id}/retry")
             await asyncio.sleep(1.0)
         for queue_id, _, state in waiting:
             self.judge.complain(f"{queue_id} is still {state} after {DRAIN:.0f} s without any trouble")
-        await asyncio.to_thread(self.gateway.stop)
-        await asyncio.to_thread(self.gateway.start, seconds=HUNG)  # what is left in the spool is swept now
-        await asyncio.to_thread(self.gateway.stop)
 
     async def _decide(self) -> None:
         store = await open_store(self.data, self.plan.database, KEY)
@@ -270,7 +302,7 @@ def report(world: World) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _prepared(plan: Plan, directory: Path) -> AsyncIterator[tuple[Box, Sink, Secret]]:
+async def _prepared(plan: Plan, directory: Path, data: Path) -> AsyncIterator[tuple[Box, Sink, Secret]]:
     """A data directory with an administrator and mailboxes that may send by way of the sink."""
     people = tuple(Person(address) for address in MAILBOXES)
     async with box(directory / "box", people=people, access_token_lifetime=LIFETIME) as provider:
@@ -279,7 +311,7 @@ async def _prepared(plan: Plan, directory: Path) -> AsyncIterator[tuple[Box, Sin
         async with sink(context, lambda token: ledger.look_up(token, time.time()) is not None, plan.seed) as taking:
             text = provider.apply_file(*MAILBOXES)
             text = text.replace(f'smtp = "{provider.described["smtp"]}"', f'smtp = "localhost:{taking.port} tls"')
-            async with house(directory / "data", text, database=plan.database, background=False, environment=KEY) as at:
+            async with house(data, text, database=plan.database, background=False, environment=KEY) as at:
                 for address in MAILBOXES:
                     assert (await at.by_device(address, provider.approve_as(address))).state == "done"
                 await sign_in_link(at.parts.store, at.clock, "http://localhost")
@@ -288,17 +320,23 @@ async def _prepared(plan: Plan, directory: Path) -> AsyncIterator[tuple[Box, Sin
             yield provider, taking, password
 
 
+@contextlib.asynccontextmanager
+async def world_of(plan: Plan, directory: Path, data: Path) -> AsyncIterator[World]:
+    """With a gateway over `data` that is not started yet; everything else lies in `directory`."""
+    more = f'database = "{plan.database}"' if plan.database else ""
+    async with _prepared(plan, directory, data) as (provider, taking, password):
+        with serving(directory, data, more=more, environment=KEY, program=plan.program) as gateway:
+            yield World(plan, provider, taking, gateway, password, Judge(), random.Random(plan.seed))
+
+
 async def torture(plan: Plan, directory: Path, show: Show = lambda _: None) -> World:
     """The whole of it; everything lies in `directory`."""
-    more = f'database = "{plan.database}"' if plan.database else ""
-    async with _prepared(plan, directory) as (provider, taking, password):
-        with serving(directory, directory / "data", more=more, environment=KEY, program=plan.program) as gateway:
-            world = World(plan, provider, taking, gateway, password, Judge(), random.Random(plan.seed))
-            try:
-                await world.run(show)
-            except DidNotStart as failed:
-                world.judge.complain(f"the gateway did not start again: {failed}")
-            except Exception:
-                show(tail(gateway.log))
-                raise
-            return world
+    async with world_of(plan, directory, directory / "data") as world:
+        try:
+            await world.run(show)
+        except DidNotStart as failed:
+            world.judge.complain(f"the gateway did not start again: {failed}")
+        except Exception:
+            show(tail(world.gateway.log))
+            raise
+        return world

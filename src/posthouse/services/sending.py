@@ -53,6 +53,8 @@ LOOK_AGAIN = 1.0
 HOLD_AT_FIRST, HOLD_AT_MOST = 5.0, 900.0
 WRITE_AGAIN_AT_FIRST, WRITE_AGAIN_AT_MOST = 0.2, 5.0
 """Seconds before what the database did not take is written again."""
+SAY_AGAIN = 60.0
+"""Seconds after which it is said again that something cannot be written."""
 LOGIN_IS_OVER = frozenset((454, 530, 535))
 """Codes by which a server says in mid-connection that it does not know the client any more: the token has expired."""
 
@@ -711,12 +713,14 @@ class Worker:
 
     async def _keep_writing(self, work: Callable[[Transaction], Coroutine[Any, Any, T]], *, long: bool = False) -> T:
         """What has happened has to be written down, however long the database is away."""
-        pause = WRITE_AGAIN_AT_FIRST
+        pause, clock, silent_until = WRITE_AGAIN_AT_FIRST, asyncio.get_running_loop().time, 0.0
         while True:
             try:
                 return await self._dispatcher.store.database.write(work, long=long)
             except (DatabaseUnavailable, CommitUnknown) as cause:
-                log.error("an outcome could not be written, trying again", mailbox=self._mailbox_id, cause=str(cause))
+                if clock() >= silent_until:
+                    silent_until = clock() + SAY_AGAIN
+                    log.error("an outcome cannot be written, trying again", mailbox=self._mailbox_id, cause=str(cause))
             await asyncio.sleep(pause)
             pause = min(pause * 2, WRITE_AGAIN_AT_MOST)
 

@@ -9,6 +9,7 @@ from sqlalchemy.sql.expression import ClauseElement
 
 from posthouse.store.compiling import Compiler
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Duplicate, Row, Work
+from posthouse.store.trouble import LastWrite, Trouble
 
 T = TypeVar("T")
 TRIES = 8
@@ -60,6 +61,7 @@ class PostgresDatabase:
 
     def __init__(self, pool: "asyncpg.Pool[Any]") -> None:
         self._pool = pool
+        self.fared = LastWrite()
 
     @classmethod
     async def open(cls, url: str, *, connections: int = 12) -> "PostgresDatabase":
@@ -108,11 +110,16 @@ class PostgresDatabase:
                     await transaction.rollback()
                     raise
                 await _commit(transaction)
+                self.fared.succeeded()
                 return result
         except asyncpg.UniqueViolationError as cause:
             raise Duplicate(str(cause)) from cause
         except (*_UNAVAILABLE, TimeoutError) as cause:
+            self.fared.failed(_trouble_of(cause))
             raise DatabaseUnavailable(str(cause)) from cause
+        except CommitUnknown:
+            self.fared.failed(Trouble.AWAY)
+            raise
 
     async def close(self) -> None:
         """Wait for running work, though not for ever, then close."""
@@ -121,6 +128,10 @@ class PostgresDatabase:
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
+
+
+def _trouble_of(cause: BaseException) -> Trouble:
+    return Trouble.FULL if isinstance(cause, asyncpg.DiskFullError) else Trouble.AWAY
 
 
 async def _commit(transaction: Any) -> None:

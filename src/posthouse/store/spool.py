@@ -24,7 +24,9 @@ AGAIN = ".again"
 
 
 class Spool(Protocol):
-    """A local directory beside the embedded database, or rows in PostgreSQL."""
+    """A local directory beside the embedded database, or rows in PostgreSQL. `place`: what it is called for people."""
+
+    place: str
 
     async def write(self, message_id: str, number: int, data: bytes) -> None:
         """Keep a piece of at most PIECE octets. Raises OSError, DatabaseUnavailable."""
@@ -64,6 +66,7 @@ class FileSpool:
     """One file a message under DATA/spool: sealed pieces of PIECE octets one after the other."""
 
     def __init__(self, directory: Path, sealer: Sealer) -> None:
+        self.place = str(directory.parent)
         self._directory = directory
         self._sealer = sealer
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -101,7 +104,11 @@ class FileSpool:
         return await asyncio.to_thread(_seal_anew, self._path(message_id), self._sealer)
 
     def free(self) -> int:
-        return shutil.disk_usage(self._directory).free
+        """Nothing on a disk that does not even tell."""
+        try:
+            return shutil.disk_usage(self._directory).free
+        except OSError:
+            return 0
 
 
 _insert = insert(piece).values({name: bindparam(name) for name in ("message_id", "number", "data", "created_at")})
@@ -116,6 +123,8 @@ ORPHAN_AGE = 86_400.0
 
 class TableSpool:
     """Rows of the table `piece`, so that every node can read them."""
+
+    place = "the database"
 
     def __init__(self, database: Database, sealer: Sealer) -> None:
         self._database = database
