@@ -36,6 +36,8 @@ BACKLOG = 300
 """Promised messages that have not arrived, at which the senders wait."""
 LONGEST, LATEST = 2.5, 80
 """Seconds at most that the gateway takes mail before it is killed, and messages that it sends."""
+PATIENCE = 15.0
+"""Seconds at most in which that many are taken, or sent."""
 DRAIN, HUNG = 240.0, 30.0
 Show = Callable[[str], None]
 INVALID = "SELECT account, reason FROM token WHERE state = 'invalid'"
@@ -142,8 +144,8 @@ class World:
         await until(refused, f"{more} more answers that are refusals", seconds=HUNG)
 
     async def _live_and_die(self) -> None:
-        """Started, and killed at a moment that nobody chose: while it starts, later on, or with a message just taken
-        by the provider and not yet answered."""
+        """Started, and killed at a moment that nobody chose: while it starts, at a time, after so many promises, or
+        with a message just taken by the provider and not yet answered."""
         if self.chance.random() < 0.1:
             starting = asyncio.create_task(self.start())
             await asyncio.sleep(self.chance.uniform(0.0, 1.0))
@@ -152,10 +154,14 @@ class World:
                 await starting
         else:
             await self.start()
-            if self.chance.random() < 0.4:
+            way = self.chance.choice(("time", "promised", "taken"))
+            if way == "taken":
                 self.sink.countdown = self.chance.randrange(1, LATEST)
                 self.sink.when_taken = self.gateway.kill_only
-            await self._until_dead(self.chance.uniform(0.0, LONGEST))
+            enough = len(self.judge.promised) + self.chance.randrange(1, LATEST)
+            await self._until_dead(
+                self.chance.uniform(0.0, LONGEST) if way == "time" else PATIENCE, enough if way == "promised" else 0
+            )
         self.sink.when_taken = None
         await self._kill()
 
@@ -163,9 +169,12 @@ class World:
         await asyncio.to_thread(self.gateway.start, page=page, seconds=HUNG)
         self._port = self.gateway.smtp_ports[0]
 
-    async def _until_dead(self, seconds: float) -> None:
+    async def _until_dead(self, seconds: float, promised: int) -> None:
+        """Or so many seconds are over, or so many messages promised."""
         give_up = time.monotonic() + seconds
         while time.monotonic() < give_up and self.gateway.alive():
+            if 0 < promised <= len(self.judge.promised):
+                return
             await asyncio.sleep(0.01)
 
     async def _kill(self) -> None:

@@ -24,6 +24,7 @@ _CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _UNAVAILABLE = (
     OSError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
@@ -100,6 +101,8 @@ class PostgresDatabase:
         raise DatabaseUnavailable(f"the database is too busy: {last}")
 
     async def _write_once(self, work: Work[T]) -> T:
+        """What is committed is done, also where the connection cannot be given back to the pool afterwards."""
+        committed: list[T] = []
         try:
             async with self._pool.acquire(timeout=PATIENCE) as connection:
                 transaction = connection.transaction()
@@ -110,16 +113,18 @@ class PostgresDatabase:
                     await transaction.rollback()
                     raise
                 await _commit(transaction)
-                self.fared.succeeded()
-                return result
+                committed.append(result)
         except asyncpg.UniqueViolationError as cause:
             raise Duplicate(str(cause)) from cause
         except (*_UNAVAILABLE, TimeoutError) as cause:
-            self.fared.failed(_trouble_of(cause))
-            raise DatabaseUnavailable(str(cause)) from cause
+            if not committed:
+                self.fared.failed(_trouble_of(cause))
+                raise DatabaseUnavailable(str(cause)) from cause
         except CommitUnknown:
             self.fared.failed(Trouble.AWAY)
             raise
+        self.fared.succeeded()
+        return committed[0]
 
     async def close(self) -> None:
         """Wait for running work, though not for ever, then close."""
