@@ -45,8 +45,12 @@ class Serving:
         """Returns when mail is taken, and with `page` when the page is served. Raises DidNotStart."""
         self._began = self.log.stat().st_size if self.log.exists() else 0
         words = [*self.program, "serve", "--config", str(self.config), *(["--debug"] if self.debug else [])]
-        self._running = start("posthouse serve", words, self.log, environment=self.environment)
-        wait_until(lambda: self._is_up(page=page), self._running, seconds)
+        running = self._running = start("posthouse serve", words, self.log, environment=self.environment)
+        try:
+            wait_until(lambda: self._is_up(page=page), running, seconds)
+        except BaseException:
+            stop(running)
+            raise
 
     def kill(self) -> None:
         """As `kill -9` does: nothing more is written or said."""
