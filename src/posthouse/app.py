@@ -57,6 +57,7 @@ from posthouse.store.database import CommitUnknown, DatabaseUnavailable
 from posthouse.store.events import Event
 from posthouse.store.lock import DataLock, refuse_network_file_system
 from posthouse.store.opening import Store, open_store
+from posthouse.store.trouble import at_start
 from posthouse.web.parts import Parts
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class Gateway:
     async def _sweep(self) -> None:
         """What a crash has left in the spool belongs to nobody."""
         store = self.parts.store
-        swept = await store.spool.sweep(await store.database.read(messages.with_pieces))
+        swept = await store.spool.sweep(await store.database.read(messages.needing_pieces))
         if swept:
             log.info("spool swept", files=swept)
 
@@ -317,7 +318,7 @@ async def _take_data(settings: Settings, *, create: bool) -> DataLock:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         return await _locked(data)
     except OSError as cause:
-        raise problem(
+        raise at_start(data, cause) or problem(
             "data.unusable",
             f"{data} cannot be used as data directory: {cause.strerror or cause}.",
             "Let the user that Posthouse runs as write there, or name another directory: data = in posthouse.toml.",
@@ -434,6 +435,9 @@ async def _watched(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> 
         try:
             await work()
             return
+        except (DatabaseUnavailable, CommitUnknown) as cause:
+            log.warning("background part waits for the database", part=name, cause=str(cause))
+            pause = min(pause, 2.5)
         except Exception as cause:
             log.error("background part fell down", part=name, kind=type(cause).__name__, where=_place_of(cause))
         await asyncio.sleep(pause)

@@ -24,6 +24,7 @@ from posthouse.store.sealed import SEALED
 from posthouse.store.sealing import key_id_of
 from posthouse.store.spool import INLINE
 from posthouse.store.tables import metadata
+from posthouse.store.trouble import LastWrite
 from tests.contract.making import NOW, Site, add_consent, consent, grant_of, mail
 
 LARGE = os.urandom(INLINE * 9)
@@ -287,6 +288,7 @@ class Fragile:
     after: bool
 
     embedded: bool = False
+    fared: LastWrite = field(default_factory=LastWrite)
 
     async def read(self, work: Work[T]) -> T:
         return await self.real.read(work)

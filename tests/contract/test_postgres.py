@@ -95,6 +95,38 @@ async def test_a_connection_lost_while_writing_changes_nothing_and_the_next_call
     assert await names(database) == ["a"]
 
 
+async def test_what_was_committed_is_done_though_the_connection_is_lost_right_after_it(
+    database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a message that is there would lose its body, or a claim would be forgotten."""
+
+    async def fails(*_: Any, **__: Any) -> None:
+        raise asyncpg.InterfaceError("the underlying connection is closed")
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr(asyncpg.Connection, "reset", fails)
+        assert await put(database, "a") == 1
+    assert await names(database) == ["a"]
+
+
+async def test_an_answer_that_the_driver_cannot_place_is_a_commit_of_which_nobody_knows(
+    database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it says when the server is killed in the middle of one."""
+
+    async def fails(*_: Any) -> None:
+        raise asyncpg.InternalClientError("got result for unknown protocol state 3")
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr(AsyncpgTransaction, "commit", fails)
+        with pytest.raises(CommitUnknown):
+            await put(database, "a")
+    with monkeypatch.context() as trouble:
+        trouble.setattr(asyncpg.Connection, "execute", fails)
+        with pytest.raises(DatabaseUnavailable):
+            await put(database, "b")
+
+
 async def test_a_connection_lost_while_reading_is_replaced(
     database: PostgresDatabase, other: "asyncpg.Connection[Any]"
 ) -> None:

@@ -1,16 +1,19 @@
 """Bodies too large for a row, on both databases."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import bindparam, select, update
 
+from posthouse.model.message import MessageState
+from posthouse.store import messages
 from posthouse.store.opening import Store
 from posthouse.store.sealing import Unsealable
 from posthouse.store.spool import ORPHAN_AGE, PIECE, TableSpool
 from posthouse.store.tables import piece
-from tests.contract.making import NOW, Site, accept, add_mailboxes
+from tests.contract.making import DEADLINE, NOW, Site, accept, add_mailboxes, claim_one, finish, held_mailbox, mail
 
 BODY = os.urandom(2 * PIECE + 1000)
 _pieces = select(piece.c.data).order_by(piece.c.message_id, piece.c.number)
@@ -86,6 +89,20 @@ async def test_sweeping_removes_what_belongs_to_no_message(site: Site, store: St
     with pytest.raises(OSError, match="orphan"):
         await read(store, "orphan")
     assert await store.spool.sweep({"m1"}) == 0
+
+
+async def test_sweeping_removes_what_a_crash_has_left_of_a_message_that_was_sent(site: Site, store: Store) -> None:
+    """It fell between the commit of the outcome and the removal of the pieces."""
+    epoch = await held_mailbox(store)
+    for queue_id, state in (("m1", MessageState.SENT), ("m2", MessageState.FAILED)):
+        new = replace(mail(queue_id), pieces=await write(store, queue_id))
+        await store.database.write(lambda tx, new=new: messages.accept(tx, new, NOW, DEADLINE))  # type: ignore[misc]
+        await finish(store, await claim_one(store, epoch), state)
+    await grow_older(site, store)
+    assert await store.spool.sweep(await store.database.read(messages.needing_pieces)) > 0
+    assert await read(store, "m2") == BODY
+    with pytest.raises(OSError, match="m1"):
+        await read(store, "m1")
 
 
 async def test_there_is_space(store: Store) -> None:

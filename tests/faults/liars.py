@@ -121,10 +121,13 @@ class _Conversation:
 
 
 @contextlib.asynccontextmanager
-async def listening(handler: Handler, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+async def listening(
+    handler: Handler, context: ssl.SSLContext | None = None, *, limit: int = 64 * 1024
+) -> AsyncIterator[int]:
     """The port on which every connection is given to `handler`, whose network troubles are nobody's business.
 
-    The system keeps little of what the handler does not read.
+    The system keeps little of what the handler does not read. `limit`: octets that are looked through for the end of
+    a line, or of a message.
     """
     held_ones: set[asyncio.Task[None] | None] = set()
 
@@ -140,7 +143,7 @@ async def listening(handler: Handler, context: ssl.SSLContext | None = None) -> 
 
     place = socket.create_server(("127.0.0.1", 0))
     place.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
-    server = await asyncio.start_server(held, sock=place, ssl=context)
+    server = await asyncio.start_server(held, sock=place, ssl=context, limit=limit)
     try:
         yield place.getsockname()[1]
     finally:

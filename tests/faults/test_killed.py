@@ -2,13 +2,10 @@
 
 import asyncio
 import contextlib
-import random
-import smtplib
 import sqlite3
-from collections import Counter
+import sys
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +18,10 @@ from posthouse.store import tokens
 from tests.support.boxes import ALICE, BOB, PRINTER, Box, box
 from tests.support.house import House, house, send, until
 from tests.support.serving import Serving, serving
+from tests.torture.world import Plan, report, torture
 
-ROUNDS, SENDERS, MOST = 8, 20, 5
-SMALL, LARGE = "A page.\n", "One of many lines.\n" * 10_000
-BODIES = tuple(f"\r\n\r\n{body}".replace("\n", "\r\n").replace("\r\r", "\r") for body in (SMALL, LARGE))
-LONG = 5.0
-"""Seconds the provider takes in the last round, so that the gateway is killed with a message at its end for certain."""
-SLOW = ("smtp.connect", "smtp.auth", "smtp.mail", "smtp.rcpt", "smtp.data", "smtp.end", "smtp.end", "smtp.end")
-
-
-@dataclass(slots=True)
-class Crowd:
-    """Programs that hand over message after message until the gateway goes away; `told` is what got its 250."""
-
-    password: Secret
-    told: dict[str, str] = field(default_factory=dict)
-    number: int = 0
-
-    def send_until_cut(self, port: int, sender: str, body: str) -> None:
-        try:
-            for _ in range(MOST):
-                self.number += 1
-                subject = f"{sender} {self.number}"
-                self.told[send(port, PRINTER, self.password, [BOB], subject, body)] = subject
-        except (OSError, smtplib.SMTPException):
-            return  # cut off: nothing was promised
+SMALL = "A page.\n"
+KILLS, PROMISED = 10, 60
 
 
 async def prepared(data: Path, provider: Box) -> Secret:
@@ -62,34 +38,44 @@ async def started(gateway: Serving, *, page: bool = False) -> int:
 
 
 async def test_accepted_mail_survives_kill_9_and_is_doubled_only_where_the_journal_says_so(tmp_path: Path) -> None:
-    chance = random.Random(9)
-    async with box(tmp_path / "box") as provider:
-        crowd = Crowd(await prepared(tmp_path / "data", provider))
-        with serving(tmp_path, tmp_path / "data") as gateway, ThreadPoolExecutor(SENDERS) as programs:
-            for round_ in range(ROUNDS):
-                await slow_down(provider, SLOW[round_], LONG if round_ == ROUNDS - 1 else 0.1)
-                port = await started(gateway)
-                told = len(crowd.told)
-                sending = [
-                    programs.submit(crowd.send_until_cut, port, f"round {round_}, sender {n}:", SMALL if n else LARGE)
-                    for n in range(SENDERS)
-                ]
-                await until_more(crowd, told)
-                await (handing_over(gateway) if round_ == ROUNDS - 1 else asyncio.sleep(chance.uniform(0.0, 0.25)))
-                await asyncio.to_thread(gateway.kill)
-                await asyncio.gather(*(asyncio.wrap_future(one) for one in sending))
-            provider.sandbox.faults.remove()
-            await started(gateway)
-            await until_sent(gateway, crowd.told)
-            arrived = Counter(provider.subjects(BOB))
-            doubled = {queue_id for queue_id, subject in crowd.told.items() if arrived[subject] > 1}
-            cut_short = [text for text in provider.texts(BOB) if not text.endswith(BODIES)]
-            unknown = {queue_id for queue_id in crowd.told if "outcome unknown" in gateway.journal(queue_id)}
-    assert len(crowd.told) >= ROUNDS * SENDERS / 2
-    assert [subject for subject in crowd.told.values() if not arrived[subject]] == []
-    assert cut_short == []
-    assert doubled <= unknown
-    assert unknown
+    """A few rounds of `./dev torture`."""
+    world = await torture(Plan(KILLS, seed=9, trouble=0.01), tmp_path)
+    assert world.judge.complaints == [], report(world)
+    assert len(world.judge.promised) >= PROMISED
+    assert {"smtp", "send"} <= world.judge.by_way.keys()
+    assert any(len(arrivals) > 1 for arrivals in world.sink.arrived.values())
+
+
+@pytest.mark.needs("postgres")
+async def test_the_same_over_postgresql(tmp_path: Path, postgres: str) -> None:
+    world = await torture(Plan(KILLS // 2, seed=9, database=postgres), tmp_path)
+    assert world.judge.complaints == [], report(world)
+    assert len(world.judge.promised) >= PROMISED / 2
+
+
+TOO_SOON = """
+import asyncio
+from posthouse.cli import main
+from posthouse.services.submission import Submission
+
+accept, later = Submission.accept, set()
+
+async def promise(self, new, deadline):
+    async def keep():
+        await asyncio.sleep(0.3)
+        await accept(self, new, deadline)
+
+    later.add(asyncio.create_task(keep()))
+    return True
+
+Submission.accept = promise
+main()
+"""
+
+
+async def test_a_gateway_that_promises_before_it_has_written_would_be_found_out(tmp_path: Path) -> None:
+    world = await torture(Plan(kills=4, seed=2, program=(sys.executable, "-c", TOO_SOON)), tmp_path)
+    assert any("is lost" in complaint for complaint in world.judge.complaints), report(world)
 
 
 async def until_sent(gateway: Serving, queue_ids: Iterable[str]) -> None:
@@ -98,28 +84,6 @@ async def until_sent(gateway: Serving, queue_ids: Iterable[str]) -> None:
         return all(states[queue_id] == "sent" for queue_id in queue_ids)
 
     await until(sent, "everything that was accepted being sent")
-
-
-async def handing_over(gateway: Serving) -> None:
-    """The moment at which the provider may or may not have a message already."""
-
-    async def now() -> bool:
-        return bool(gateway.rows("SELECT id FROM message WHERE stage = 'handing over'"))
-
-    await until(now, "a message being handed over")
-
-
-async def until_more(crowd: Crowd, than: int) -> None:
-    async def more() -> bool:
-        return len(crowd.told) > than
-
-    await until(more, "a first message being accepted")
-
-
-async def slow_down(provider: Box, place: str, seconds: float = 0.1) -> None:
-    """The only switch from now on: the provider takes its time at `place`, and then does what it was asked."""
-    provider.sandbox.faults.remove()
-    await provider.control("faults", place=place, action="pass", delay=seconds)
 
 
 @dataclass(frozen=True, slots=True)

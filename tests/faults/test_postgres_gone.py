@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import signal
+import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -11,13 +14,17 @@ from pathlib import Path
 import pytest
 
 from tests.faults.test_disk import try_to_send
+from tests.faults.test_storage import command, ends_well
 from tests.support.boxes import ALICE, BOB, PRINTER, box
 from tests.support.house import House, house, until
 from tests.support.postgres import launch, make_cluster, ordinary_user, programs_for
 from tests.support.processes import Running, free_ports, private_directory, stop
+from tests.torture.world import MAILBOXES, Plan, World, world_of
 
 KEY = {"POSTHOUSE_KEY": "A" * 43}
 SENDERS = 10
+BACK_WITHIN = 15.0
+"""Seconds after which mail is taken again as before."""
 
 
 @dataclass(slots=True)
@@ -33,11 +40,44 @@ class Server:
     async def start(self) -> None:
         self.running = await asyncio.to_thread(launch, self.programs, self.data, self.port, self.user)
 
+    @property
+    def processes(self) -> list[int]:
+        """The server's own and those that serve connections."""
+        assert self.running is not None
+        pid = self.running.process.pid
+        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+    async def kill(self) -> None:
+        """The server itself, as `kill -9` does; those that serve connections notice it."""
+        assert self.running is not None
+        children = self.processes[1:]
+        self.running.process.kill()
+        if self.running.process.stdin:
+            self.running.process.stdin.close()
+        await asyncio.to_thread(self.running.process.wait)
+        for pid in children:
+            await until(lambda pid=pid: is_over(pid), "what is left of the server being gone")  # type: ignore[misc]
+
+    async def hang(self) -> None:
+        for pid in self.processes:
+            os.kill(pid, signal.SIGSTOP)
+
+    async def go_on(self) -> None:
+        for pid in self.processes:
+            os.kill(pid, signal.SIGCONT)
+
     async def end(self) -> None:
         """At once: every connection is cut, no statement is finished."""
         if self.running is not None:
             self.running.process.send_signal(signal.SIGQUIT)
             await asyncio.to_thread(stop, self.running)
+
+
+async def is_over(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 @contextlib.asynccontextmanager
@@ -104,6 +144,41 @@ async def test_a_database_that_goes_away_under_load_costs_time_and_no_mail(tmp_p
             gateway.clock.forward(1000)
             await until(lambda: all_arrived(provider.subjects, programs.accepted), "all that was accepted arriving")
             assert set(Counter(provider.subjects(BOB)).values()) == {1}
+
+
+HURRIED = "from posthouse.store import postgres\npostgres.PATIENCE = 1.0\nfrom posthouse.cli import main\nmain()"
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("fault", ["killed", "hangs"])
+async def test_a_database_that_is_killed_or_hangs_for_a_while_is_told_and_gone_on_with(
+    tmp_path: Path, fault: str
+) -> None:
+    async with server() as database:
+        url = f"postgresql://postgres@127.0.0.1:{database.port}/postgres"
+        plan = Plan(kills=0, trouble=0.0, database=url, program=(sys.executable, "-c", HURRIED))
+        async with world_of(plan, tmp_path, tmp_path / "data") as world:
+            await world.start(page=True)
+            async with world.under_load():
+                await world.until_promised(60)
+                await (database.kill() if fault == "killed" else database.hang())
+                try:
+                    await world.until_refused(60)
+                    await is_told(world)
+                finally:
+                    await (database.start() if fault == "killed" else database.go_on())
+                back = time.monotonic()
+                await world.until_promised(60)
+                assert time.monotonic() - back < BACK_WITHIN
+            await ends_well(world)
+
+
+async def is_told(world: World) -> None:
+    """Everything lies in the database, also what status would show."""
+    said = await command(world, "status")
+    assert (said.returncode, "The database does not answer" in said.stderr) == (75, True), said
+    said = await command(world, "send", "--mailbox", MAILBOXES[0], "bob@else.example")
+    assert (said.returncode, "The database does not answer" in said.stderr) == (75, True), said
 
 
 async def all_arrived(subjects: Callable[[str], list[str]], wanted: list[str]) -> bool:

@@ -15,6 +15,7 @@ import pytest
 import trustme
 from msgspec.structs import replace
 
+from posthouse.protocol.smtp_reply import Reply
 from posthouse.sandbox.certificates import server_context
 from posthouse.services import dispatcher, sending, upstream
 from posthouse.store.messages import Summary
@@ -196,6 +197,28 @@ RUBBISH = (
     b"250-endless\r\n" * 20_000,
     b"x" * 1_000_000,
 )
+
+
+async def test_a_fault_of_our_own_after_the_end_of_a_message_is_an_unknown_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = upstream.SmtpSession.verdict
+    failed: list[Reply | None] = []
+
+    async def fails_once(self: upstream.SmtpSession) -> Reply:
+        said = await verdict(self)
+        if not failed:
+            failed.append(said)
+            raise RuntimeError("a fault of ours")
+        return said
+
+    async with ready(tmp_path) as (provider, gateway):
+        monkeypatch.setattr(upstream.SmtpSession, "verdict", fails_once)
+        queue_id = await gateway.send(PRINTER, BOB, "Who knows")
+        await delayed(gateway, queue_id)
+        await goes_on(gateway, queue_id)
+        assert await gateway.lines(queue_id) == ["accepted", "outcome unknown", "sent"]
+        assert provider.subjects(BOB) == ["Who knows", "Who knows"]
 
 
 async def test_rubbish_at_any_stage_delays_the_message(tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ class NodesDatabase:
     def __init__(self, node: "Node") -> None:
         self._node, self._world = node, node.world
         self.embedded = node.world.store.database.embedded
+        self.fared = node.world.store.database.fared
 
     async def read(self, work: Work[T]) -> T:
         if self._is_slow():

@@ -16,6 +16,7 @@ from posthouse.model.forecast import DAY, HOUR
 from posthouse.model.notice import MAILS_AN_HOUR, SETTLE, Notice
 from posthouse.model.token import TokenState
 from posthouse.sandbox.settings import PEOPLE, Person
+from posthouse.services import storage
 from posthouse.services.clock import as_datetime
 from posthouse.services.notices import Notices
 from posthouse.services.telling import DEVICE, NOBODY, PAUSE
@@ -628,3 +629,30 @@ async def test_an_auditor_reads_and_does_not_acknowledge(tmp_path: Path) -> None
             assert ALICE in person.text()
             assert "Take note" not in person.text()
             assert (await person.press(f"/notices/{notice.id}/acknowledge")).status_code == 403
+
+
+async def test_a_disk_that_fills_is_told_with_its_step_and_so_is_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE, ALARM), background=False, **TOLD) as home,
+        administrator(home) as person,
+    ):
+        await acquired(home, provider, ALARM)
+        with monkeypatch.context() as full:
+            full.setattr(storage, "RESERVE", 2**62)
+            await asyncio.gather(home.parts.watchdog.look(), replace_watchdog(home).look())
+            await later(home)
+            assert len(await events_of(home, "disk.full")) == 1
+            [notice] = [one for one in await going_on(home) if one.kind == "disk.full"]
+            assert [one.name for one in notice.concerned] == [str(tmp_path / "data")]
+            await person.look("/notices?lang=da")
+            assert "disken" in person.text()
+            assert "Gør plads" in person.text()
+        said = [json.loads(one.document)["text"] for one in await tellings(home)]
+        assert any("the disk is nearly full, so mail is refused" in text and "Make space" in text for text in said)
+        await home.parts.watchdog.look()
+        home.clock.forward(60)
+        await home.parts.notices.mend()
+        assert await going_on(home) == []

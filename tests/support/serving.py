@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import signal
 import sqlite3
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import Running, start, stop, wait_until
+from tests.support.processes import SECONDS, Running, start, stop, wait_until
 
 PROGRAM = (sys.executable, "-m", "posthouse.cli")
 PLAIN = ("127.0.0.1:0 plain",)
@@ -43,18 +41,27 @@ class Serving:
     def smtp_ports(self) -> list[int]:
         return self._ports("smtp")
 
-    def start(self, *, page: bool = False) -> None:
+    def start(self, *, page: bool = False, seconds: float = SECONDS) -> None:
         """Returns when mail is taken, and with `page` when the page is served. Raises DidNotStart."""
         self._began = self.log.stat().st_size if self.log.exists() else 0
         words = [*self.program, "serve", "--config", str(self.config), *(["--debug"] if self.debug else [])]
-        self._running = start("posthouse serve", words, self.log, environment=self.environment)
-        wait_until(lambda: len(self.smtp_ports) == self.listeners and (not page or self._serves_page()), self._running)
+        running = self._running = start("posthouse serve", words, self.log, environment=self.environment)
+        try:
+            wait_until(lambda: self._is_up(page=page), running, seconds)
+        except BaseException:
+            stop(running)
+            raise
 
     def kill(self) -> None:
         """As `kill -9` does: nothing more is written or said."""
         if self._running is not None:
-            os.kill(self.pid, signal.SIGKILL)
+            self.kill_only()
             self.stop()
+
+    def kill_only(self) -> None:
+        """Without waiting for its end."""
+        if self._running is not None:
+            self._running.process.kill()
 
     def stop(self) -> None:
         """As Ctrl-C does."""
@@ -88,6 +95,9 @@ class Serving:
     def _ports(self, protocol: str) -> list[int]:
         told = [line for line in self.logged() if line["event"] == "listening" and line["protocol"] == protocol]
         return [int(line["at"].rpartition(":")[2]) for line in told]
+
+    def _is_up(self, *, page: bool) -> bool:
+        return len(self.smtp_ports) == self.listeners and (not page or self._serves_page())
 
     def _serves_page(self) -> bool:
         return bool(self._ports("http"))

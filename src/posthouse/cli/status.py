@@ -14,17 +14,20 @@ MOST_WARNINGS = 20
 @click.command(epilog="Example:  posthouse status --json")
 @calling()
 def status(call: Call) -> int:
-    """Tokens and queue at a glance, and what ends soon. Ends with 1 while somebody has to sign in."""
+    """Tokens and queue at a glance, and what ends soon. Ends with 1 while somebody has to do something."""
     data = call.api.get("/status")
+    trouble = data["trouble"]
     waiting = any(count for state, count in data["tokens"].items() if state != "acquired")
     call.show(data, _tell)
     if waiting and not call.as_json:
         click.echo("Somebody has to sign in. For which mailbox: posthouse mailbox list")
-    return 1 if waiting else 0
+    return 1 if waiting or trouble else 0
 
 
 def _tell(data: dict[str, Any]) -> None:
     click.echo(f"Posthouse {data['version']}, {data['database']} database, page {data['external_url']}")
+    if data["trouble"]:
+        click.echo(f"! {data['trouble']['detail']} {data['trouble']['hint']}")
     click.echo(f"mailboxes  {data['mailboxes']}")
     click.echo(f"tokens     {_counts(data['tokens'])}")
     click.echo(f"queue      {_counts(data['queue'])}")

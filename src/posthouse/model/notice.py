@@ -19,6 +19,7 @@ WHAT = {
     "message.parked": "mail waits for a token",
     "queue.stuck": "mail is due, and none of it has gone out",
     "mailbox.silent": "mail should be fetched, and none could be",
+    "disk.full": "the disk is nearly full, so mail is refused",
     "authorisation.waiting": "a sign-in waits for a confirmation",
 }
 """What deserves a notice, by the kind of its event."""
@@ -29,6 +30,7 @@ STEPS = {
     "message.parked": "Get token",
     "queue.stuck": "See the answers of the provider",
     "mailbox.silent": "Test the mailbox",
+    "disk.full": "Make space on it, 64 MB have to be free",
     "authorisation.waiting": "Confirm the person, or end the sign-in",
     "client_changed": "Check the app registration: its secret may have expired",
 }

@@ -122,6 +122,7 @@ WRONG_PASSWORD = Reply(535, "5.7.8", "User name or password is wrong")
 CANNOT_CHECK_PASSWORD = Reply(454, "4.7.0", "The password cannot be checked now, try again later")
 TLS_UNAVAILABLE = Reply(454, "4.7.0", "TLS is not available now")
 STORAGE_FULL = Reply(452, "4.3.1", "No space for mail now, try again later")
+CANNOT_KEEP = Reply(451, "4.3.0", "Mail cannot be stored now, try again later")
 LOCAL_ERROR = Reply(451, "4.3.0", "Something went wrong here, try again later")
 TOO_LARGE = Reply(552, "5.3.4", "The message is larger than this server takes")
 

@@ -20,9 +20,9 @@ from posthouse.model.message import DEADLINE, Envelope, NewMessage
 from posthouse.model.sender import Refuses, check_given, permitted_senders
 from posthouse.problems import ProblemError, problem
 from posthouse.protocol.reading import has_bare_line_end
+from posthouse.services import storage
 from posthouse.services.clock import Clock, as_datetime
 from posthouse.services.directory import Snapshot
-from posthouse.services.submission import RESERVE
 from posthouse.settings import MESSAGE_SIZE
 from posthouse.store import events, journal, messages
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
@@ -30,6 +30,7 @@ from posthouse.store.ids import new_message_id
 from posthouse.store.opening import Store
 from posthouse.store.sealing import fingerprint
 from posthouse.store.spool import INLINE, PIECE
+from posthouse.store.trouble import of_disk
 
 MOST_RECIPIENTS = 10_000
 """More than over SMTP, where a program can send the next 500 in another transaction."""
@@ -108,9 +109,9 @@ class Intake:
     size_limit: int = MESSAGE_SIZE
 
     async def take(self, posting: Posting, octets: AsyncIterator[bytes]) -> Taken:
-        """Read the whole message and keep it. Raises ProblemError, DatabaseUnavailable, CommitUnknown, OSError."""
-        if self.store.spool.free() <= RESERVE:
-            raise problem("disk.full", "There is too little space on the disk.", "Make some.", status=75)
+        """Read the whole message and keep it. Raises ProblemError, DatabaseUnavailable, CommitUnknown."""
+        if storage.problem_of(self.store):
+            raise storage.refused(self.store)
         self.check_given("Sender", posting, posting.sender)
         coming = _Coming(self, posting)
         try:
@@ -268,11 +269,22 @@ class _Coming:
         return head
 
     async def _spool(self, *, rest: bool = False) -> None:
+        """Raises ProblemError where the disk refuses."""
+        try:
+            await self._write(rest=rest)
+        except OSError as cause:
+            log.error("message not spooled", message=self.id, cause=str(cause))
+            found = storage.describe(of_disk(cause), self.intake.store.spool.place)
+            raise ProblemError(found, status=storage.LATER) from None
+
+    async def _write(self, *, rest: bool) -> None:
         while len(self.data) >= PIECE or (rest and self.data):
             piece = bytes(self.data[:PIECE])
             del self.data[:PIECE]
             self.pieces += 1
             await self.intake.store.spool.write(self.id, self.pieces - 1, piece)
+        if rest:
+            await self.intake.store.spool.finish(self.id)
 
     async def end(self) -> NewMessage:
         """The message as it is to be kept, its large parts being on disk already."""
@@ -284,7 +296,6 @@ class _Coming:
             raise problem("message.empty", "There is no message.", status=65)
         if self.pieces:
             await self._spool(rest=True)
-            await self.intake.store.spool.finish(self.id)
         return self._new(self.head)
 
     def _new(self, head: Head) -> NewMessage:

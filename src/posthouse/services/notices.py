@@ -19,7 +19,7 @@ from posthouse.services.clock import Clock
 from posthouse.services.directory import Directory
 from posthouse.services.forewarning import Forewarning
 from posthouse.services.telling import DEVICE, Telling
-from posthouse.services.watchdog import PARKED, SILENT, STUCK
+from posthouse.services.watchdog import DISK, PARKED, SILENT, STUCK
 from posthouse.store import authorisations, events, messages, notices, tokens
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.events import Event
@@ -104,6 +104,8 @@ class Notices:
                 return await self._message_failed(tx, event)
             case "message.parked":
                 return await self._message_parked(tx, event)
+            case "disk.full":
+                return _Found("", "", (About(event.subject, event.subject, event.at),))
         return self._of_mailbox(event)
 
     async def _token_invalid(self, tx: Transaction, event: Event) -> _Found | None:
@@ -200,6 +202,7 @@ class Notices:
             "message.parked": parked & snapshot.mailboxes.keys(),
             "queue.stuck": {subject for subject, what in episodes if what == STUCK},
             "mailbox.silent": {subject for subject, what in episodes if what == SILENT},
+            "disk.full": {subject for subject, what in episodes if what == DISK},
             "authorisation.waiting": {one.mailbox_id for one in unverified},
         }
 

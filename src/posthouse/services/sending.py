@@ -53,8 +53,12 @@ LOOK_AGAIN = 1.0
 HOLD_AT_FIRST, HOLD_AT_MOST = 5.0, 900.0
 WRITE_AGAIN_AT_FIRST, WRITE_AGAIN_AT_MOST = 0.2, 5.0
 """Seconds before what the database did not take is written again."""
+SAY_AGAIN = 60.0
+"""Seconds after which it is said again that something cannot be written."""
 LOGIN_IS_OVER = frozenset((454, 530, 535))
 """Codes by which a server says in mid-connection that it does not know the client any more: the token has expired."""
+
+CUT_SHORT = UpstreamFailed("lost", "the gateway broke off while handing over", unknown=True)
 
 log = structlog.get_logger("dispatcher")
 _claims = itertools.count(1)
@@ -81,7 +85,8 @@ class _Handing:
 class Worker:
     """The first of its claims is the message being sent; `_begun` is the second one while its envelope is on the way.
 
-    `account` is who is counted. `_start` is the place of the first recipient of the message being sent who has not
+    `_handed` is the one whose end the server may have, while what became of it is not written. `account` is who is
+    counted. `_start` is the place of the first recipient of the message being sent who has not
     been asked about in this attempt.
     """
 
@@ -96,6 +101,7 @@ class Worker:
         self._begun: _Handing | None = None
         self._start = 0
         self._gravest: Said | None = None
+        self._handed: Claim | None = None
         self._batch = BATCH_AT_FIRST
         self._claimed_at = 0.0
         self._turn_began = dispatcher.clock()
@@ -117,6 +123,7 @@ class Worker:
         except _NotOurs:
             self._claims.clear()
         except (DatabaseUnavailable, CommitUnknown) as cause:
+            self._handed = None  # before the end of a message at the latest
             log.error("dispatching interrupted", mailbox=self._mailbox_id, cause=str(cause))
         except Exception as cause:
             log.error("sending fell down", mailbox=self._mailbox_id, kind=type(cause).__name__)
@@ -221,11 +228,15 @@ class Worker:
 
     async def _give_back(self) -> None:
         now, claims, lane = self._dispatcher.clock(), tuple(self._claims), self._lane
-        cause = lane.waits_for if lane.held_until > now else ""
+        cause, handed = lane.waits_for if lane.held_until > now else "", self._handed
+        unknown = self._network(handed.message, CUT_SHORT, spent=1, hold=False) if handed in claims and handed else None
 
         async def work(tx: Transaction) -> None:
             for claim in claims:
-                await messages.give_back(tx, claim, now if cause else self._not_before(now))
+                if claim is handed and unknown is not None:
+                    await self._finish(tx, claim, unknown)
+                else:
+                    await messages.give_back(tx, claim, now if cause else self._not_before(now))
             if cause:
                 await messages.postpone(tx, self._mailbox_id, now, lane.held_until, cause)
 
@@ -273,6 +284,7 @@ class Worker:
             except UpstreamFailed as failed:
                 self._drop_session()
                 if not failed.unknown:
+                    self._handed = None
                     self._pace.settle(handing.permit, 0)
                 if not self._is_worth_another(failed, fresh=fresh):
                     return self._lost(claim.message, failed)
@@ -336,6 +348,7 @@ class Worker:
             _check_login(envelope.mail)
         if not envelope.go_ahead:
             return self._last_words(envelope, None)
+        self._handed = handing.claim
         verdict = await session.body(self._parts(handing.claim.message))
         if verdict is None:
             if not handing.part.rest:
@@ -654,7 +667,7 @@ class Worker:
             return ours, await claiming(tx) if claiming else []
 
         ours, claims = await self._keep_writing(work)
-        self._start, self._gravest = 0, None
+        self._start, self._gravest, self._handed = 0, None, None
         self._claims = deque(mine for mine in self._claims if mine is not claim and mine not in held_back)
         if claiming:
             self._take(claims)
@@ -675,6 +688,7 @@ class Worker:
 
         if not await self._keep_writing(work):
             raise _NotOurs
+        self._handed = None
         if result.fits:
             self._lane.most_recipients = result.fits
         self._claims[0] = Claim(replace(claim.message, recipients=result.recipients), claim.epoch)
@@ -711,12 +725,14 @@ class Worker:
 
     async def _keep_writing(self, work: Callable[[Transaction], Coroutine[Any, Any, T]], *, long: bool = False) -> T:
         """What has happened has to be written down, however long the database is away."""
-        pause = WRITE_AGAIN_AT_FIRST
+        pause, clock, silent_until = WRITE_AGAIN_AT_FIRST, asyncio.get_running_loop().time, 0.0
         while True:
             try:
                 return await self._dispatcher.store.database.write(work, long=long)
             except (DatabaseUnavailable, CommitUnknown) as cause:
-                log.error("an outcome could not be written, trying again", mailbox=self._mailbox_id, cause=str(cause))
+                if clock() >= silent_until:
+                    silent_until = clock() + SAY_AGAIN
+                    log.error("an outcome cannot be written, trying again", mailbox=self._mailbox_id, cause=str(cause))
             await asyncio.sleep(pause)
             pause = min(pause * 2, WRITE_AGAIN_AT_MOST)
 

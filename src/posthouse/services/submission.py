@@ -34,6 +34,7 @@ from posthouse.protocol.smtp_server import (
     SmtpServer,
     StartTls,
 )
+from posthouse.services import storage
 from posthouse.services.clock import Clock, as_datetime
 from posthouse.services.device_login import DeviceLogins, LoginsBusy
 from posthouse.services.directory import Directory
@@ -43,6 +44,7 @@ from posthouse.store.database import CommitUnknown, DatabaseUnavailable
 from posthouse.store.ids import new_message_id
 from posthouse.store.opening import Store
 from posthouse.store.spool import INLINE, PIECE
+from posthouse.store.trouble import Trouble, of_disk
 
 IDLE = 300.0
 """Seconds a client may be silent (RFC 5321 section 4.5.3.2.7)."""
@@ -50,10 +52,15 @@ PATIENCE = 2 * IDLE
 """Seconds in which a client that sends octets has to come to something: a command that counts, a line of a message."""
 MESSAGE = 3600.0
 """Seconds a message may take from DATA to its end."""
-RESERVE = 64 * 1024 * 1024
-"""Octets of disk that are left free; with less, mail is not taken."""
 LOOK_AT_DISK = 0.1
 """Seconds after which the disk is looked at again."""
+
+_REFUSALS = {
+    Trouble.FULL: replies.STORAGE_FULL,
+    Trouble.UNWRITABLE: replies.CANNOT_KEEP,
+    Trouble.LOCKED: replies.CANNOT_KEEP,
+    Trouble.AWAY: replies.CANNOT_KEEP,
+}
 
 log = structlog.get_logger("submission")
 
@@ -78,18 +85,20 @@ class Submission:
     hostname: str
     accepted: Callable[[str], None]
     refuses: Refuses
-    _space_seen: float = -LOOK_AT_DISK
-    _space: int = 0
+    _looked_at: float = -LOOK_AT_DISK
+    _refusal: Reply | None = None
 
     async def serve(self, channel: Channel, door: Door) -> None:
         """Talk with one client until it goes."""
         await _Conversation(self, channel, door).run()
 
-    def has_space(self) -> bool:
+    def refusal(self) -> Reply | None:
+        """Why nothing can be taken at the moment, from anybody."""
         now = time.monotonic()
-        if now - self._space_seen >= LOOK_AT_DISK:
-            self._space_seen, self._space = now, self.store.spool.free()
-        return self._space > RESERVE
+        if now - self._looked_at >= LOOK_AT_DISK:
+            trouble = storage.trouble_of(self.store)
+            self._looked_at, self._refusal = now, _REFUSALS[trouble] if trouble else None
+        return self._refusal
 
     async def accept(self, new: NewMessage, deadline: float) -> bool:
         """Whether the message is on disk now. It fails when it is not delivered in `deadline` seconds.
@@ -261,8 +270,8 @@ class _Conversation:
         return now if now is not None and then is not None and now.password_hash == then.password_hash else None
 
     def _rcpt_to(self, event: RcptTo) -> bool:
-        if not self._service.has_space():
-            self._engine.reply(replies.STORAGE_FULL)
+        if refusal := self._service.refusal():
+            self._engine.reply(refusal)
         elif self._mail is not None:
             self._mail.recipients.append(event.address)
             self._engine.reply(replies.RECIPIENT_OK)
@@ -270,7 +279,7 @@ class _Conversation:
 
     def _data_begun(self, _: DataBegun) -> bool:
         self._message_ends = self._loop.time() + MESSAGE
-        self._engine.reply(replies.GO_AHEAD if self._service.has_space() else replies.STORAGE_FULL)
+        self._engine.reply(self._service.refusal() or replies.GO_AHEAD)
         return True
 
     def _body_chunk(self, event: BodyChunk) -> bool:
@@ -335,7 +344,8 @@ class _Conversation:
                 await self._service.store.spool.finish(mail.id)
         except (OSError, DatabaseUnavailable, CommitUnknown) as cause:
             log.error("message not spooled", message=mail.id, cause=str(cause))
-            mail.refusal = replies.STORAGE_FULL
+            trouble = of_disk(cause) if isinstance(cause, OSError) else Trouble.AWAY
+            mail.refusal = self._service.refusal() or _REFUSALS[trouble]
 
     async def _body_end(self, event: BodyEnd) -> None:
         self._message_ends = math.inf
@@ -381,7 +391,7 @@ class _Conversation:
         except DatabaseUnavailable as cause:
             log.error("message not stored", message=mail.id, cause=str(cause))
             await self._forget(mail)
-            return replies.LOCAL_ERROR
+            return self._service.refusal() or replies.LOCAL_ERROR
         if not stored:
             return replies.LOCAL_ERROR
         self._service.accepted(mail.mailbox.id)

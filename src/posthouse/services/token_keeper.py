@@ -91,6 +91,7 @@ class _Unsaved:
     granted: Granted
     registration: Registration
     got_at: float
+    told: bool = False
 
 
 Prepared = Registration | Refused | Unreachable
@@ -311,7 +312,9 @@ class TokenKeeper:
             if written is None:
                 await self._give_back(unsaved)
         except (DatabaseUnavailable, CommitUnknown) as cause:
-            log.error("token answer not yet written", grant=grant.id, cause=str(cause))
+            if not unsaved.told:
+                unsaved.told = True
+                log.error("token answer not yet written", grant=grant.id, cause=str(cause))
             raise NoToken("The new token could not be written to the database yet.", temporary=True) from None
         if self._unsaved.get(grant.id) is unsaved:
             del self._unsaved[grant.id]

@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 import structlog
 
 from posthouse.model.message import MessageState
+from posthouse.services import storage
 from posthouse.services.clock import Clock
 from posthouse.store import events, messages, notices
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.messages import Wanted
 from posthouse.store.opening import Store
+from posthouse.store.trouble import Trouble
 
 PAUSE = 30.0
 GRACE = 300.0
 """Seconds after its start that a gateway gets to send what has waited while it was off."""
-STUCK, PARKED, SILENT = "stuck", "parked", "silent"
+STUCK, PARKED, SILENT, DISK = "stuck", "parked", "silent", "disk"
 DAY = 86_400.0
 WARNED_AT = (1, 3, 7)
 """Days that the oldest parked message of a mailbox waits before each warning."""
@@ -62,9 +64,19 @@ class Watchdog:
         for mailbox_id, since in seen.parked.items():
             if days := _days(now - since):
                 told.append(await self._reach(mailbox_id, PARKED, since, days, now))
+        told.append(await self._look_at_disk(seen, now))
         for mailbox_id, what in _over(seen, now):
             await self._end(mailbox_id, what, now)
         return sum(told)
+
+    async def _look_at_disk(self, seen: _Seen, now: float) -> bool:
+        """What is left free is enough to write that down, unless it was all used up at once."""
+        place = self.store.spool.place
+        if storage.trouble_of(self.store) is Trouble.FULL:
+            return await self._reach(place, DISK, now, 1, now)
+        if (place, DISK) in seen.episodes:
+            await self._end(place, DISK, now)
+        return False
 
     @property
     def _is_settled(self) -> bool:
@@ -90,12 +102,16 @@ class Watchdog:
                 return False
             if what == STUCK:
                 await events.record(tx, now, "queue.stuck", mailbox_id, since=since, cause=await _why(tx, mailbox_id))
+            elif what == DISK:
+                await events.record(tx, now, "disk.full", mailbox_id)
             else:
                 await events.record(tx, now, "message.parked", mailbox_id, since=since, days=level)
             return True
 
         told = await self.store.database.write(work)
-        if told:
+        if told and what == DISK:
+            log.warning("the disk is full", place=mailbox_id)
+        elif told:
             log.warning("mail waits", what=what, mailbox=mailbox_id, hours=round((now - since) / 3600, 1))
         return told
 
@@ -110,6 +126,8 @@ class Watchdog:
 def _over(seen: _Seen, now: float) -> Iterable[tuple[str, str]]:
     """Parked mail that is younger than what was told begins anew."""
     for (mailbox_id, what), level in seen.episodes.items():
+        if what == DISK:
+            continue
         days = _days(now - seen.parked.get(mailbox_id, now))
         if mailbox_id not in seen.stuck if what == STUCK else days < level:
             yield mailbox_id, what

@@ -9,6 +9,8 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.sql.expression import ClauseElement
 
+from posthouse.store.trouble import LastWrite
+
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
@@ -46,6 +48,7 @@ class Database(Protocol):
     """SQLite in the data directory, or PostgreSQL."""
 
     embedded: bool
+    fared: LastWrite
 
     async def read(self, work: Work[T]) -> T:
         """Do `work`, which sees everything as it was at one moment and can change nothing.

@@ -320,6 +320,7 @@ def _page(given: frozenset[str]) -> Select[Any]:
 _one = select(message).where(message.c.id == bindparam("row_id"))
 _body = select(body.c.data).where(body.c.message_id == bindparam("wanted"))
 _with_pieces = select(message.c.id).where(message.c.pieces > literal(0))
+_needing_pieces = _with_pieces.where(message.c.state != literal(str(MessageState.SENT)))
 _hold = (
     update(message)
     .where(
@@ -620,6 +621,11 @@ async def body_of(tx: Transaction, queue_id: str) -> bytes | None:
 async def with_pieces(tx: Transaction) -> set[str]:
     """Ids of the messages whose bodies lie in the spool."""
     return {row["id"] for row in await tx.all(_with_pieces)}
+
+
+async def needing_pieces(tx: Transaction) -> set[str]:
+    """Those of them that are not sent yet: what lies there of others was left by a crash."""
+    return {row["id"] for row in await tx.all(_needing_pieces)}
 
 
 async def _line(tx: Transaction, now: float, kind: str, about: QueuedMessage, **detail: object) -> None:

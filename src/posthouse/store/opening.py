@@ -15,6 +15,7 @@ from posthouse.store.master_key import find_place
 from posthouse.store.sealing import Sealer
 from posthouse.store.spool import FileSpool, Spool, TableSpool
 from posthouse.store.sqlite import SqliteDatabase, connect
+from posthouse.store.trouble import at_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ async def _open_embedded(path: Path) -> Database:
             migrate_embedded(path)
         return SqliteDatabase(path)
     except (sqlite3.Error, OSError) as cause:
-        raise problem(
+        raise at_start(path.parent, cause) or problem(
             "database.unusable",
             f"The database {path} cannot be used: {cause}.",
             "Check the disk and who owns the data directory, or restore a backup.",

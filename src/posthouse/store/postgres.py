@@ -9,6 +9,7 @@ from sqlalchemy.sql.expression import ClauseElement
 
 from posthouse.store.compiling import Compiler
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Duplicate, Row, Work
+from posthouse.store.trouble import LastWrite, Trouble
 
 T = TypeVar("T")
 TRIES = 8
@@ -23,6 +24,7 @@ _CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _UNAVAILABLE = (
     OSError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
@@ -60,6 +62,7 @@ class PostgresDatabase:
 
     def __init__(self, pool: "asyncpg.Pool[Any]") -> None:
         self._pool = pool
+        self.fared = LastWrite()
 
     @classmethod
     async def open(cls, url: str, *, connections: int = 12) -> "PostgresDatabase":
@@ -98,6 +101,8 @@ class PostgresDatabase:
         raise DatabaseUnavailable(f"the database is too busy: {last}")
 
     async def _write_once(self, work: Work[T]) -> T:
+        """What is committed is done, also where the connection cannot be given back to the pool afterwards."""
+        committed: list[T] = []
         try:
             async with self._pool.acquire(timeout=PATIENCE) as connection:
                 transaction = connection.transaction()
@@ -108,11 +113,18 @@ class PostgresDatabase:
                     await transaction.rollback()
                     raise
                 await _commit(transaction)
-                return result
+                committed.append(result)
         except asyncpg.UniqueViolationError as cause:
             raise Duplicate(str(cause)) from cause
         except (*_UNAVAILABLE, TimeoutError) as cause:
-            raise DatabaseUnavailable(str(cause)) from cause
+            if not committed:
+                self.fared.failed(_trouble_of(cause))
+                raise DatabaseUnavailable(str(cause)) from cause
+        except CommitUnknown:
+            self.fared.failed(Trouble.AWAY)
+            raise
+        self.fared.succeeded()
+        return committed[0]
 
     async def close(self) -> None:
         """Wait for running work, though not for ever, then close."""
@@ -121,6 +133,10 @@ class PostgresDatabase:
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
+
+
+def _trouble_of(cause: BaseException) -> Trouble:
+    return Trouble.FULL if isinstance(cause, asyncpg.DiskFullError) else Trouble.AWAY
 
 
 async def _commit(transaction: Any) -> None:

@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Protocol
 
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import bindparam, delete, insert, literal, select
 
+from posthouse.model.message import MessageState
 from posthouse.store.database import Database, Transaction
 from posthouse.store.sealing import OVERHEAD, PREFIX, Sealer, Unsealable, key_id_of, sync_directory
 from posthouse.store.tables import message, piece
@@ -23,7 +24,9 @@ AGAIN = ".again"
 
 
 class Spool(Protocol):
-    """A local directory beside the embedded database, or rows in PostgreSQL."""
+    """A local directory beside the embedded database, or rows in PostgreSQL. `place`: what it is called for people."""
+
+    place: str
 
     async def write(self, message_id: str, number: int, data: bytes) -> None:
         """Keep a piece of at most PIECE octets. Raises OSError, DatabaseUnavailable."""
@@ -36,7 +39,10 @@ class Spool(Protocol):
     def read(self, message_id: str, pieces: int) -> AsyncGenerator[bytes]: ...
     async def remove(self, message_id: str) -> None: ...
     async def sweep(self, known: set[str]) -> int:
-        """Remove what belongs to none of these messages, as a crash leaves behind; how many. Only at start."""
+        """Remove what belongs to none of these messages, which are to be sent, as a crash leaves it behind; how many.
+
+        Only at start.
+        """
         ...
 
     async def under(self) -> dict[str, list[str]]:
@@ -60,6 +66,7 @@ class FileSpool:
     """One file a message under DATA/spool: sealed pieces of PIECE octets one after the other."""
 
     def __init__(self, directory: Path, sealer: Sealer) -> None:
+        self.place = str(directory.parent)
         self._directory = directory
         self._sealer = sealer
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -97,20 +104,27 @@ class FileSpool:
         return await asyncio.to_thread(_seal_anew, self._path(message_id), self._sealer)
 
     def free(self) -> int:
-        return shutil.disk_usage(self._directory).free
+        """Nothing on a disk that does not even tell."""
+        try:
+            return shutil.disk_usage(self._directory).free
+        except OSError:
+            return 0
 
 
 _insert = insert(piece).values({name: bindparam(name) for name in ("message_id", "number", "data", "created_at")})
 _piece = select(piece.c.data).where(piece.c.message_id == bindparam("wanted"), piece.c.number == bindparam("position"))
 _remove = delete(piece).where(piece.c.message_id == bindparam("wanted"))
 _orphans = delete(piece).where(
-    piece.c.created_at < bindparam("before"), piece.c.message_id.not_in(select(message.c.id))
+    piece.c.created_at < bindparam("before"),
+    piece.c.message_id.not_in(select(message.c.id).where(message.c.state != literal(str(MessageState.SENT)))),
 )
 ORPHAN_AGE = 86_400.0
 
 
 class TableSpool:
     """Rows of the table `piece`, so that every node can read them."""
+
+    place = "the database"
 
     def __init__(self, database: Database, sealer: Sealer) -> None:
         self._database = database

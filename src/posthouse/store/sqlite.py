@@ -24,6 +24,7 @@ from sqlalchemy.sql.expression import ClauseElement
 from posthouse.store.checkpoints import Checkpoints
 from posthouse.store.compiling import Compiler
 from posthouse.store.database import DatabaseUnavailable, Duplicate, Row, Work
+from posthouse.store.trouble import LastWrite, of_sqlite
 
 T = TypeVar("T")
 GROUP = 200
@@ -91,13 +92,14 @@ class SqliteDatabase:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.fared = LastWrite()
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Piece] = deque()
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._stopping = False
         self._log = path.with_name(path.name + "-wal")
-        self._looks = self._unlooked = 0
+        self._looks = self._unlooked = self._changes = 0
         self._connection = connect(path, wait=0)
         self._connection.execute(f"PRAGMA cache_size=-{CACHE // 1024}")
         self._to_commit: SimpleQueue[tuple[list[_Piece], _Answers | None] | None] = SimpleQueue()
@@ -172,13 +174,22 @@ class SqliteDatabase:
                 _begin_patiently(self._connection)
                 answers = _answers(self._connection, group)
             self._connection.execute("COMMIT")
+            if self._has_changed():
+                self.fared.succeeded()
         except Exception as cause:
+            self._has_changed()
+            self.fared.failed(of_sqlite(cause))
             self._roll_back()
             failure = DatabaseUnavailable(f"the database could not be written: {cause}")
             answers = [(None, failure) for _ in group]
         self._tend_log(len(group))
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._answer, group, answers)
+
+    def _has_changed(self) -> bool:
+        """Since the last time. A commit of nothing says nothing about the disk."""
+        before, self._changes = self._changes, self._connection.total_changes
+        return self._changes != before
 
     def _roll_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):

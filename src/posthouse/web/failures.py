@@ -12,10 +12,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from posthouse.locales import translations
 from posthouse.problems import ProblemError
+from posthouse.services import storage
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable
 from posthouse.web.rendering import fragment, page
 from posthouse.web.visits import N_, NotSignedIn, anyone, stranger
+from posthouse.web.words import explained
 
 TITLES = {
     403: N_("Not allowed"),
@@ -30,6 +33,7 @@ SENTENCES = {
     413: N_("What was sent is too large."),
 }
 OUR_FAULT = N_("This is a fault of Posthouse, not yours. Its log says where.")
+UNREACHABLE = N_("The database cannot be reached. Nothing was changed; try again.")
 OTHERWISE = N_("This cannot be done")
 TEMPORARY = 75
 """Exit status of what waiting may mend (sysexits)."""
@@ -75,9 +79,11 @@ async def of_wrong_values(request: Request, cause: Exception) -> Response:
 async def of_database(request: Request, cause: Exception) -> Response:
     """Without looking at the session, which lies in the database as well."""
     visit = stranger(request)
-    sentence = visit.says(N_("The database cannot be reached. Nothing was changed; try again."))
+    known = storage.problem_of(visit.parts.store)
+    sentence = explained(known.sentence, translations(visit.language)) if known else visit.says(UNREACHABLE)
+    hint = visit.says(known.hint) if known else ""
     title = visit.says(TITLES[503])
-    return fragment(visit, "problem.html", banner=(), status=503, title=title, problems=[(sentence, "")])
+    return fragment(visit, "problem.html", banner=(), status=503, title=title, problems=[(sentence, hint)])
 
 
 class Shield:

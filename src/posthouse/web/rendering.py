@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse
 
 from posthouse.locales import LANGUAGES, SOURCE, translations
 from posthouse.providers.provider import CALLBACK
+from posthouse.services import storage
 from posthouse.services.overview import Overview, overview
 from posthouse.store import notices, tokens
 from posthouse.web import i18n, words
@@ -72,7 +73,13 @@ async def page(visit: Visit, template: str, *, seen: Overview | None = None, **v
     banner = _banner(seen) if seen else await _broken(visit) if visit.person is not None else ()
     if visit.person is not None:
         values["open_notices"] = await visit.parts.store.database.read(notices.count_open)
-    return fragment(visit, template, banner=banner, **values)
+    return fragment(visit, template, banner=banner, trouble=_trouble(visit), **values)
+
+
+def _trouble(visit: Visit) -> str:
+    """Why no mail can be taken at the moment, and the step that mends it; for whoever is signed in."""
+    found = storage.problem_of(visit.parts.store) if visit.person is not None else None
+    return words.explained(str(found), translations(visit.language)) if found else ""
 
 
 @dataclass(frozen=True, slots=True)

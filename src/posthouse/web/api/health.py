@@ -16,6 +16,7 @@ from posthouse.model.forecast import DAY
 from posthouse.model.mailbox import PURPOSES
 from posthouse.model.message import MessageState
 from posthouse.model.token import TokenState
+from posthouse.services import storage
 from posthouse.services.overview import Overview, overview
 from posthouse.store import events
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable
@@ -35,12 +36,14 @@ async def healthz() -> PlainTextResponse:
 
 @routes.get("/readyz")
 async def readyz(request: Request) -> PlainTextResponse:
-    """The database answers as well."""
+    """The database answers as well, and mail can be kept."""
     parts: Parts = request.app.state.parts
     try:
         await parts.store.database.read(lambda tx: events.value_of(tx, "event"))
     except (DatabaseUnavailable, CommitUnknown):
         return PlainTextResponse("the database does not answer\n", HTTPStatus.SERVICE_UNAVAILABLE)
+    if found := storage.problem_of(parts.store):
+        return PlainTextResponse(f"{found.id}\n", HTTPStatus.SERVICE_UNAVAILABLE)
     return PlainTextResponse("ready\n")
 
 

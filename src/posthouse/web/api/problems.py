@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from posthouse.problems import Problem, ProblemError
+from posthouse.services import storage
 from posthouse.services.edit_binding import NOT_ALLOWED
 from posthouse.services.token_keeper import NoToken
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable
@@ -119,9 +120,9 @@ def _unsealable(_: Request, error: Exception) -> JSONResponse:
     return document(500, [Problem("key.wrong", f"What is stored cannot be read: {error}.", "Restore a backup.")])
 
 
-def _unavailable(_: Request, error: Exception) -> JSONResponse:
+def _unavailable(request: Request, error: Exception) -> JSONResponse:
     log.warning("database unavailable", cause=str(error))
-    return document(503, [Problem("database.unavailable", "The database does not answer at the moment.")])
+    return document(503, storage.refused(request.app.state.parts.store).problems)
 
 
 class Shield:

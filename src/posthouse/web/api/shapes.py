@@ -270,9 +270,18 @@ class Key(BaseModel):
     created_at: datetime | None
 
 
+class Trouble(BaseModel):
+    """The one cause in a sentence, and the step that mends it."""
+
+    id: str
+    detail: str
+    hint: str
+
+
 class Status(BaseModel):
     """Everything at a glance. `attention` are the mailboxes that somebody has to sign in for again, `warnings` what
-    ends within 60 days or has ended. `notices`: how many go on and are not acknowledged."""
+    ends within 60 days or has ended. `notices`: how many go on and are not acknowledged. `trouble`: why no mail can be
+    taken at the moment."""
 
     version: str
     external_url: str
@@ -283,6 +292,7 @@ class Status(BaseModel):
     attention: list[Mailbox]
     warnings: list[Warned]
     notices: int
+    trouble: Trouble | None = None
 
 
 def moment(seconds: float) -> datetime | None:

@@ -7,8 +7,10 @@ from fastapi import APIRouter
 
 from posthouse import __version__
 from posthouse.model.token import TokenState
+from posthouse.services import storage
 from posthouse.services.overview import Overview, overview
 from posthouse.store import notices
+from posthouse.store.opening import Store
 from posthouse.web.api import shapes
 from posthouse.web.api.callers import Caller, Reader
 
@@ -34,8 +36,14 @@ async def status(caller: Reader) -> shapes.Status:
         queue=dict(queue),
         attention=[shapes.mailbox(view) for view in seen if view.needs_reauthorising],
         warnings=list(_warnings(caller, everything)),
+        trouble=_trouble(parts.store),
         notices=0 if caller.mailboxes else await parts.store.database.read(notices.count_open),
     )
+
+
+def _trouble(store: Store) -> shapes.Trouble | None:
+    found = storage.problem_of(store)
+    return shapes.Trouble(id=found.id, detail=found.sentence, hint=found.hint) if found else None
 
 
 def _warnings(caller: Caller, everything: Overview) -> Iterator[shapes.Warned]:
