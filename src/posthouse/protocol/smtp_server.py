@@ -13,7 +13,7 @@ from typing import ClassVar, TypeVar
 
 from posthouse.protocol import sasl
 from posthouse.protocol import smtp_reply as replies
-from posthouse.protocol.reading import Buffer, TooLong, has_bare_line_end
+from posthouse.protocol.reading import Buffer, TooLong, has_bare_line_end, has_dot_lines
 from posthouse.protocol.sasl import BadExchange, Credentials, Exchange
 from posthouse.protocol.smtp_path import BadPath, Path, parse_path
 from posthouse.protocol.smtp_reply import Reply
@@ -320,7 +320,7 @@ class SmtpServer:
         if self._line_start and data.startswith(b".\r\n"):
             self._buffer.up_to(3)
             return self._end_body()
-        end = data.find(b"\r\n.\r\n")
+        end = data.find(b"\r\n.\r\n") if has_dot_lines(data) else -1
         if end < 0:
             end = data.rfind(b"\r\n")
         if end >= 0:
@@ -607,7 +607,8 @@ class SmtpServer:
         if self._line_start and data.startswith(b"."):
             data = data[1:]
         self._line_start = whole_lines
-        data = data.replace(b"\r\n.", b"\r\n")
+        if has_dot_lines(data):
+            data = data.replace(b"\r\n.", b"\r\n")
         self._size += len(data)
         if self._size > self.policy.size_limit:
             self._refusal = self._refusal or replies.TOO_LARGE
