@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posthouse.protocol.reading import Buffer, TooLong, has_bare_line_end, has_dot_lines
+from posthouse.protocol.reading import Buffer, TooLong, dot_line, has_bare_line_end
 
 
 def buffer(data: bytes, *, bare_lf: bool = True) -> Buffer:
@@ -68,6 +68,6 @@ def test_a_line_end_that_is_not_whole_is_found(parts: list[bytes]) -> None:
 
 
 @given(st.lists(st.sampled_from([b"\r\n", b"text", b".", b" "])))
-def test_a_dot_counts_where_a_line_begins_with_it(parts: list[bytes]) -> None:
+def test_the_first_line_that_begins_with_a_dot_is_found(parts: list[bytes]) -> None:
     data = b"".join(parts)
-    assert has_dot_lines(data) is any(line.startswith(b".") for line in data.split(b"\r\n")[1:])
+    assert dot_line(data) == (-1 if (before := data.find(b"\r\n.")) < 0 else before + 2)

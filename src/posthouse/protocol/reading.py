@@ -17,9 +17,14 @@ def has_bare_line_end(data: bytes | bytearray) -> bool:
     return decoder.newlines not in (None, "\r\n")
 
 
-def has_dot_lines(data: bytes | bytearray) -> bool:
-    """Whether a line after the first begins with a dot. That costs little where there is no dot, as in Base64."""
-    return b"." in data and _DOT.search(data) is not None
+def dot_line(data: bytes | bytearray) -> int:
+    """Where the first line begins, after the first of all, that begins with a dot; -1 where none does.
+
+    That costs little where there is no dot, as in Base64.
+    """
+    dot = data.find(b".")
+    found = _DOT.search(data, max(0, dot - 1)) if dot >= 0 else None
+    return found.start() + 1 if found else -1
 
 
 def readable(octets: bytes) -> str:

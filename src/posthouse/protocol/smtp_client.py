@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from posthouse.protocol import sasl
-from posthouse.protocol.reading import Buffer, has_bare_line_end, has_dot_lines
+from posthouse.protocol.reading import Buffer, dot_line, has_bare_line_end
 from posthouse.protocol.smtp_path import BadPath, check_address
 from posthouse.protocol.smtp_reply import BadReply, Reply, ReplyReader
 from posthouse.secret import Secret
@@ -339,7 +339,7 @@ class SmtpClient:
             self._end_chunk()
             self._chunk = chunk
         else:
-            if has_dot_lines(text):
+            if dot_line(text) >= 0:
                 chunk = text.replace(b"\r\n.", b"\r\n..")[len(self._border) :]
             self._out.append(chunk)
         self._border = b"\r\n" if text.endswith(b"\r\n") else b"\r" if text.endswith(b"\r") else b""
