@@ -8,7 +8,7 @@ import shutil
 from collections import deque
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from sqlalchemy import bindparam, delete, insert, select
 
@@ -92,15 +92,20 @@ class FileSpool:
         return self._directory / message_id
 
     async def write(self, message_id: str, number: int, data: bytes, *, last: bool) -> None:
-        sealed, path = self._sealer.seal(data, _place(message_id, number)), self._path(message_id)
         instead = self._spares.popleft() if self._spares and not number else None
-        await asyncio.to_thread(_append, path, sealed, last=last, instead=instead)
+        await asyncio.to_thread(self._append, message_id, number, data, last, instead)
+
+    def _append(self, message_id: str, number: int, data: bytes, last: bool, instead: Path | None) -> None:
+        sealed = self._sealer.seal(data, _place(message_id, number))
+        _append(self._path(message_id), sealed, last=last, instead=instead)
 
     async def read(self, message_id: str, pieces: int) -> AsyncGenerator[bytes]:
         with self._path(message_id).open("rb") as file:
             for number in range(pieces):
-                sealed = await asyncio.to_thread(file.read, PIECE + OVERHEAD)
-                yield self._sealer.open(sealed, _place(message_id, number))
+                yield await asyncio.to_thread(self._next, file, _place(message_id, number))
+
+    def _next(self, file: BinaryIO, place: str) -> bytes:
+        return self._sealer.open(file.read(PIECE + OVERHEAD), place)
 
     async def remove(self, message_id: str) -> None:
         spare = self._spare / message_id if len(self._spares) < SPARES else None
