@@ -75,7 +75,7 @@ class FileSpool:
     """One file a message under DATA/spool: sealed pieces of PIECE octets one after the other.
 
     The file of a message that is gone is emptied and serves another one: to make a file, where many were removed a
-    moment ago, costs more than all else that is done for 200 KB, and its fsync takes twice as long (ext4).
+    moment ago, costs half a millisecond of CPU, and its fsync takes twice as long (ext4).
     """
 
     def __init__(self, directory: Path, sealer: Sealer) -> None:
