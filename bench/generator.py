@@ -18,7 +18,7 @@ from typing import cast
 import uvloop
 
 TLS = b"STARTTLS\r\n"
-Script = Generator[bytes, bytes, None]
+Script = Generator[bytes | tuple[bytes, ...], bytes, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ class Work:
         self.context = ssl.create_default_context(cafile=order.ca_file) if order.ca_file else None
         filler = ("0123456789 abcdefghijklmnopqrstuvwxyz " * 2)[:70]
         lines = max(1, (order.size - 230) // 72)
-        self._rest = "".join(f"{filler}\r\n" for _ in range(lines)).encode()
+        self._text = "".join(f"{filler}\r\n" for _ in range(lines)).encode()
+        self._rest = self._text + b".\r\n"
 
     def take(self) -> int | None:
         if self._next >= self.order.first + self.order.messages:
@@ -69,13 +70,14 @@ class Work:
         self._next += 1
         return self._next - 1
 
-    def message(self, number: int) -> bytes:
-        head = (
+    def header(self, number: int) -> bytes:
+        """It says how many octets follow it, for the sink to count."""
+        text = (
             f"From: Scanner <scan@bench.example>\r\nTo: bob@bench.example\r\nSubject: Scan {number}\r\n"
             f"Date: Mon, 02 Nov 2026 10:00:00 +0000\r\nMessage-ID: <{number}.{id(self)}@bench.example>\r\n"
-            f"X-Number: {number:08}\r\nMIME-Version: 1.0\r\nContent-Type: text/plain\r\n\r\n"
+            f"X-Number: {number} of {len(self._text)} octets\r\nMIME-Version: 1.0\r\nContent-Type: text/plain\r\n\r\n"
         )
-        return head.encode() + self._rest + b".\r\n"
+        return text.encode()
 
     def script(self, number: int) -> Script:
         """One conversation: yields what to send, is given each last line of a reply."""
@@ -92,7 +94,7 @@ class Work:
             self._expect((yield b"MAIL FROM:<scan@bench.example>\r\n"), b"250")
             self._expect((yield b"RCPT TO:<bob@bench.example>\r\n"), b"250")
             self._expect((yield b"DATA\r\n"), b"354")
-            self._expect((yield self.message(number)), b"250")
+            self._expect((yield (self.header(number), self._rest)), b"250")
             self.seen.last = time.monotonic()
             self.seen.waits.append(self.seen.last - began)
             following = self.take() if _ + 1 < order.a_connection else None
@@ -121,7 +123,7 @@ class Client(asyncio.Protocol):
         self._work = work
         self._script = work.script(number)
         self._data = b""
-        self._sent = b""
+        self._sent: bytes | tuple[bytes, ...] = b""
         self.ended = asyncio.get_running_loop().create_future()
         next(self._script)
 
@@ -144,7 +146,7 @@ class Client(asyncio.Protocol):
     def _go_on(self, reply: bytes) -> None:
         try:
             self._sent = self._script.send(reply)
-            self._transport.write(self._sent)
+            self._transport.writelines(self._sent if isinstance(self._sent, tuple) else (self._sent,))
         except StopIteration:
             self._transport.close()
         except ConnectionError:

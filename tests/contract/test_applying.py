@@ -522,7 +522,7 @@ async def test_waiting_mail_is_moved_to_a_mailbox_of_the_same_file(store: Store)
 async def test_waiting_mail_is_discarded_when_its_number_is_said(store: Store) -> None:
     await run(store, OFFICE + SUPPORT + OLD)
     await queue(store, "old@example.net", "q1", "q2")
-    await store.spool.write("q1", 0, b"a large body")
+    await store.spool.write("q1", 0, b"a large body", last=True)
     await run(store, OFFICE + SUPPORT + OLD + "send = false\n", discard=2)
     assert await waiting(store, "old@example.net") == {}
     assert await store.database.read(lambda tx: messages.one(tx, "q1")) is None

@@ -86,8 +86,7 @@ async def filled(store: Store) -> None:
     await store.database.write(work)
     await rotated(store, "access-2", "refresh-2")
     for number, start in enumerate(range(0, len(LARGE), 256 * 1024)):
-        await store.spool.write("m2", number, LARGE[start : start + 256 * 1024])
-    await store.spool.finish("m2")
+        await store.spool.write("m2", number, LARGE[start : start + 256 * 1024], last=number == 2)
     large = replace(mail("m2", body=store.sealer.seal(b"head", "message:m2")), pieces=3)
     await store.database.write(lambda tx: messages.accept(tx, large, NOW, NOW + 1000))
 

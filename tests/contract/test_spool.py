@@ -11,7 +11,7 @@ from posthouse.model.message import MessageState
 from posthouse.store import messages
 from posthouse.store.opening import Store
 from posthouse.store.sealing import Unsealable
-from posthouse.store.spool import ORPHAN_AGE, PIECE, TableSpool
+from posthouse.store.spool import ORPHAN_AGE, PIECE, SPARES, TableSpool, cut_piece
 from posthouse.store.tables import piece
 from tests.contract.making import DEADLINE, NOW, Site, accept, add_mailboxes, claim_one, finish, held_mailbox, mail
 
@@ -28,8 +28,7 @@ async def store(site: Site) -> Store:
 async def write(store: Store, message_id: str, body: bytes = BODY) -> int:
     pieces = [body[start : start + PIECE] for start in range(0, len(body), PIECE)]
     for number, data in enumerate(pieces):
-        await store.spool.write(message_id, number, data)
-    await store.spool.finish(message_id)
+        await store.spool.write(message_id, number, data, last=number == len(pieces) - 1)
     return len(pieces)
 
 
@@ -46,6 +45,17 @@ async def on_disk(site: Site, store: Store) -> bytes:
 async def grow_older(site: Site, store: Store) -> None:
     if site.url:
         await store.database.write(lambda tx: tx.run(_age, seconds=ORPHAN_AGE + 1))
+
+
+@pytest.mark.parametrize("size", [1, PIECE, PIECE + 1, 2 * PIECE, 2 * PIECE + 1])
+def test_pieces_are_full_and_the_last_one_is_never_empty(size: int) -> None:
+    data, pieces = bytearray(BODY[:size]), []
+    while (piece := cut_piece(data, rest=False)) is not None:
+        pieces.append(piece)
+    assert all(len(piece) == PIECE for piece in pieces)
+    assert (last := cut_piece(data, rest=True))
+    assert b"".join(pieces) + last == BODY[:size]
+    assert cut_piece(data, rest=True) is None
 
 
 async def test_a_large_body_is_read_as_it_was_written(store: Store) -> None:
@@ -103,6 +113,35 @@ async def test_sweeping_removes_what_a_crash_has_left_of_a_message_that_was_sent
     assert await read(store, "m2") == BODY
     with pytest.raises(OSError, match="m1"):
         await read(store, "m1")
+
+
+async def test_the_file_of_a_message_that_is_gone_serves_the_next_and_nothing_stays_in_it(tmp_path: Path) -> None:
+    site = Site(tmp_path, "")
+    store = await site.node()
+    await write(store, "m1")
+    was = (tmp_path / "spool" / "m1").stat().st_ino
+    await store.spool.remove("m1")
+    assert [path.stat().st_size for path in (tmp_path / "spare").iterdir()] == [0]
+    await write(store, "m2", BODY[:1000])
+    assert (tmp_path / "spool" / "m2").stat().st_ino == was
+    assert await read(store, "m2", 1) == BODY[:1000]
+    assert list((tmp_path / "spare").iterdir()) == []
+    await site.close()
+
+
+async def test_only_so_many_empty_files_are_kept_and_none_for_the_next_start(tmp_path: Path) -> None:
+    site = Site(tmp_path, "")
+    store = await site.node()
+    for number in range(SPARES + 1):
+        await write(store, f"m{number}", b"short")
+    for number in range(SPARES + 1):
+        await store.spool.remove(f"m{number}")
+    assert len(list((tmp_path / "spare").iterdir())) == SPARES
+    await site.close()
+    again = Site(tmp_path, "")
+    await again.node()
+    assert list((tmp_path / "spare").iterdir()) == []
+    await again.close()
 
 
 async def test_there_is_space(store: Store) -> None:

@@ -30,8 +30,7 @@ async def filled(data: Path, url: str) -> None:
         body = store.sealer.seal(f"message {number}".encode(), f"message:m{number}")
         new = mail(f"m{number}", body=body)
         await store.database.write(lambda tx, new=new: messages.accept(tx, new, NOW, 4 * NOW))  # type: ignore[misc]
-    await store.spool.write("m_large", 0, b"large" * 1000)
-    await store.spool.finish("m_large")
+    await store.spool.write("m_large", 0, b"large" * 1000, last=True)
     await store.close()
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posthouse.protocol.reading import Buffer, TooLong, has_bare_line_end
+from posthouse.protocol.reading import Buffer, TooLong, dot_line, has_bare_line_end
 
 
 def buffer(data: bytes, *, bare_lf: bool = True) -> Buffer:
@@ -65,3 +65,9 @@ def test_lines_are_the_same_however_the_octets_arrive(data: bytes, bare_lf: bool
 def test_a_line_end_that_is_not_whole_is_found(parts: list[bytes]) -> None:
     data = b"".join(parts)
     assert has_bare_line_end(data) is (b"\r" in (rest := data.replace(b"\r\n", b"\0")) or b"\n" in rest)
+
+
+@given(st.lists(st.sampled_from([b"\r\n", b"text", b".", b" "])))
+def test_the_first_line_that_begins_with_a_dot_is_found(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    assert dot_line(data) == (-1 if (before := data.find(b"\r\n.")) < 0 else before + 2)

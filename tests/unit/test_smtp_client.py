@@ -347,6 +347,14 @@ def test_a_bare_line_end_never_leaves_us(parts: list[bytes]) -> None:
         client.send_body(parts[-1])
 
 
+def test_dots_are_doubled_also_in_what_was_checked_before() -> None:
+    client = in_body()
+    client.send_body(b"a\r", checked=True)
+    client.send_body(b"\n.b\r\n", checked=True)
+    client.end_body()
+    assert client.data_to_send() == b"a\r\n..b\r\n.\r\n"
+
+
 def test_body_and_next_envelope_are_one_write() -> None:
     client = in_body()
     client.send_body(b"one\r\n")

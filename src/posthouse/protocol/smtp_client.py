@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from posthouse.protocol import sasl
-from posthouse.protocol.reading import Buffer, has_bare_line_end
+from posthouse.protocol.reading import Buffer, dot_line, has_bare_line_end
 from posthouse.protocol.smtp_path import BadPath, check_address
 from posthouse.protocol.smtp_reply import BadReply, Reply, ReplyReader
 from posthouse.secret import Secret
@@ -326,20 +326,25 @@ class SmtpClient:
         self._stage = Stage.ENVELOPE
         self._begin_envelope(self._envelope)
 
-    def send_body(self, chunk: bytes) -> None:
-        """A part of the message: text with CRLF, cut anywhere. Raises ValueError at a bare CR or LF."""
+    def send_body(self, chunk: bytes, *, checked: bool = False) -> None:
+        """A part of the message: text with CRLF, cut anywhere. Raises ValueError at a bare CR or LF.
+
+        Where that was `checked` when the message was taken, it is not looked for.
+        """
         self._expect(Stage.BODY)
-        text = self._border + chunk
-        if has_bare_line_end(text.removesuffix(b"\r")):
+        if not checked and has_bare_line_end((self._border + chunk).removesuffix(b"\r")):
             raise ValueError("a line of the message does not end in CRLF")
+        end = (self._border + chunk[-2:])[-2:]
         if self.by_chunks:
             self._end_chunk()
             self._chunk = chunk
         else:
-            if b"\r\n." in text:
-                chunk = text.replace(b"\r\n.", b"\r\n..")[len(self._border) :]
-            self._out.append(chunk)
-        self._border = b"\r\n" if text.endswith(b"\r\n") else b"\r" if text.endswith(b"\r") else b""
+            self._out.append(self._with_dots(chunk) if b"." in chunk else chunk)
+        self._border = end if end == b"\r\n" else b"\r" if end.endswith(b"\r") else b""
+
+    def _with_dots(self, chunk: bytes) -> bytes:
+        text = self._border + chunk
+        return text.replace(b"\r\n.", b"\r\n..")[len(self._border) :] if dot_line(text) >= 0 else chunk
 
     def end_body(self) -> None:
         """The message is complete; then `MessageAnswered` comes. A last line without CRLF is ended.

@@ -13,7 +13,7 @@ from typing import ClassVar, TypeVar
 
 from posthouse.protocol import sasl
 from posthouse.protocol import smtp_reply as replies
-from posthouse.protocol.reading import Buffer, TooLong, has_bare_line_end
+from posthouse.protocol.reading import Buffer, TooLong, dot_line, has_bare_line_end
 from posthouse.protocol.sasl import BadExchange, Credentials, Exchange
 from posthouse.protocol.smtp_path import BadPath, Path, parse_path
 from posthouse.protocol.smtp_reply import Reply
@@ -320,13 +320,16 @@ class SmtpServer:
         if self._line_start and data.startswith(b".\r\n"):
             self._buffer.up_to(3)
             return self._end_body()
-        end = data.find(b"\r\n.\r\n")
+        dot = dot_line(data)
+        end = data.find(b"\r\n.\r\n", max(0, dot - 2)) if dot >= 0 else -1
+        dotted = 0 <= dot != end + 2
         if end < 0:
             end = data.rfind(b"\r\n")
         if end >= 0:
-            return self._take_body(self._buffer.up_to(end + 2), whole_lines=True)
+            return self._take_body(self._buffer.up_to(end + 2), whole_lines=True, dotted=dotted)
         if len(data) > PARTIAL_LINE:
-            return self._take_body(self._buffer.up_to(len(data) - data.endswith(b"\r")), whole_lines=False)
+            count = len(data) - data.endswith(b"\r")
+            return self._take_body(self._buffer.up_to(count), whole_lines=False, dotted=False)
         return False
 
     def _read_chunk(self) -> bool:
@@ -601,13 +604,15 @@ class SmtpServer:
         self._held_reply = reply
         self._challenge(sasl.challenge(challenge), SmtpServer._read_last_response)
 
-    def _take_body(self, data: bytes, *, whole_lines: bool) -> bool:
+    def _take_body(self, data: bytes, *, whole_lines: bool, dotted: bool) -> bool:
+        """`dotted`: there may be lines after the first that begin with a dot."""
         if has_bare_line_end(data) or b"\0" in data:
             self._refusal = BARE_LINE_END
         if self._line_start and data.startswith(b"."):
             data = data[1:]
         self._line_start = whole_lines
-        data = data.replace(b"\r\n.", b"\r\n")
+        if dotted:
+            data = data.replace(b"\r\n.", b"\r\n")
         self._size += len(data)
         if self._size > self.policy.size_limit:
             self._refusal = self._refusal or replies.TOO_LARGE

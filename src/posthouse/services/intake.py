@@ -29,7 +29,7 @@ from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transac
 from posthouse.store.ids import new_message_id
 from posthouse.store.opening import Store
 from posthouse.store.sealing import fingerprint
-from posthouse.store.spool import INLINE, PIECE
+from posthouse.store.spool import INLINE, cut_piece
 from posthouse.store.trouble import of_disk
 
 MOST_RECIPIENTS = 10_000
@@ -184,7 +184,7 @@ async def _made_before(tx: Transaction, mark: str, digest: str) -> str | None:
 
 @dataclass(slots=True)
 class _Coming:
-    """A message that is coming in. What is past the header is kept here up to INLINE, then spooled in pieces."""
+    """A message that is coming in. What is past the header is kept here up to PIECE, then spooled in pieces."""
 
     intake: Intake
     posting: Posting
@@ -212,7 +212,7 @@ class _Coming:
         self.data += clean
         if self.head is None:
             self._take_header()
-        if self.head is not None and (self.pieces or len(self.data) > INLINE):
+        if self.head is not None:
             await self._spool()
 
     def _with_whole_line_ends(self, chunk: bytes) -> bytes:
@@ -269,22 +269,15 @@ class _Coming:
         return head
 
     async def _spool(self, *, rest: bool = False) -> None:
-        """Raises ProblemError where the disk refuses."""
+        """Write full pieces, and with `rest` the last one. Raises ProblemError where the disk refuses."""
         try:
-            await self._write(rest=rest)
+            while (piece := cut_piece(self.data, rest=rest)) is not None:
+                self.pieces += 1
+                await self.intake.store.spool.write(self.id, self.pieces - 1, piece, last=not self.data)
         except OSError as cause:
             log.error("message not spooled", message=self.id, cause=str(cause))
             found = storage.describe(of_disk(cause), self.intake.store.spool.place)
             raise ProblemError(found, status=storage.LATER) from None
-
-    async def _write(self, *, rest: bool) -> None:
-        while len(self.data) >= PIECE or (rest and self.data):
-            piece = bytes(self.data[:PIECE])
-            del self.data[:PIECE]
-            self.pieces += 1
-            await self.intake.store.spool.write(self.id, self.pieces - 1, piece)
-        if rest:
-            await self.intake.store.spool.finish(self.id)
 
     async def end(self) -> NewMessage:
         """The message as it is to be kept, its large parts being on disk already."""
@@ -294,7 +287,7 @@ class _Coming:
             self._take_header(last=True)
         if self.head is None:
             raise problem("message.empty", "There is no message.", status=65)
-        if self.pieces:
+        if self.pieces or len(self.data) > INLINE:
             await self._spool(rest=True)
         return self._new(self.head)
 

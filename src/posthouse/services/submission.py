@@ -43,7 +43,7 @@ from posthouse.store import messages
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable
 from posthouse.store.ids import new_message_id
 from posthouse.store.opening import Store
-from posthouse.store.spool import INLINE, PIECE
+from posthouse.store.spool import INLINE, PIECE, cut_piece
 from posthouse.store.trouble import Trouble, of_disk
 
 IDLE = 300.0
@@ -123,7 +123,7 @@ class Submission:
 class _Mail:
     """One message that is coming in, of `most` octets where that is known.
 
-    What is past the header is kept here up to INLINE, then spooled in pieces.
+    What is past the header is kept here up to PIECE, then spooled in pieces.
     """
 
     mailbox: Mailbox
@@ -290,7 +290,7 @@ class _Conversation:
         mail.data += event.data
         if mail.head is None:
             self._take_header(mail)
-        return mail.head is None or (not mail.pieces and len(mail.data) <= INLINE)
+        return mail.head is None or len(mail.data) <= PIECE
 
     async def _spool_full_pieces(self, _: BodyChunk) -> None:
         if self._mail is not None:
@@ -333,15 +333,11 @@ class _Conversation:
         )
 
     async def _spool(self, mail: _Mail, *, rest: bool = False) -> None:
-        """Write full pieces, and at the end the rest. The disk's refusal becomes the message's."""
+        """Write full pieces, and with `rest` the last one. The disk's refusal becomes the message's."""
         try:
-            while len(mail.data) >= PIECE or (rest and mail.data):
-                piece = bytes(mail.data[:PIECE])
-                del mail.data[:PIECE]
-                await self._service.store.spool.write(mail.id, mail.pieces, piece)
+            while (piece := cut_piece(mail.data, rest=rest)) is not None:
                 mail.pieces += 1
-            if rest:
-                await self._service.store.spool.finish(mail.id)
+                await self._service.store.spool.write(mail.id, mail.pieces - 1, piece, last=not mail.data)
         except (OSError, DatabaseUnavailable, CommitUnknown) as cause:
             log.error("message not spooled", message=mail.id, cause=str(cause))
             trouble = of_disk(cause) if isinstance(cause, OSError) else Trouble.AWAY
@@ -367,7 +363,7 @@ class _Conversation:
         """Everything but the row that makes it exist; the refusal if that could not be done."""
         if mail.head is None and mail.refusal is None:
             self._take_header(mail, last=True)
-        if mail.refusal is None and mail.pieces:
+        if mail.refusal is None and (mail.pieces or len(mail.data) > INLINE):
             await self._spool(mail, rest=True)
         return mail.refusal or (None if mail.head else replies.LOCAL_ERROR)
 

@@ -162,7 +162,8 @@ class SmtpSession:
     async def body(self, parts: AsyncGenerator[bytes]) -> Reply | None:
         """Send the message and its end; or the server's refusal, where that comes before the end.
 
-        Raises UpstreamFailed, and ValueError for lines that do not end in CRLF.
+        The lines of the first part are checked; those that follow were when they were sealed and laid aside, and no
+        others can be opened. Raises UpstreamFailed, and ValueError for lines that do not end in CRLF.
         """
         async with aclosing(parts):
             return await self._send(parts)
@@ -172,7 +173,7 @@ class SmtpSession:
         async for part in parts:
             if waiting and (refusal := await self._taken()) is not None:
                 return refusal
-            self.engine.send_body(part)
+            self.engine.send_body(part, checked=waiting)
             waiting = True
         if (refusal := self._interruption()) is None:
             self.engine.end_body()

@@ -93,7 +93,7 @@ class Sealer:
 
     def open(self, sealed: bytes, place: str) -> bytes:
         """Raises Unsealable."""
-        key_id, rest = sealed[1:PREFIX], sealed[PREFIX:]
+        key_id, rest = sealed[1:PREFIX], memoryview(sealed)[PREFIX:]
         cipher = self._ciphers.get(key_id)
         if sealed[:1] != _FORMAT or cipher is None:
             raise Unsealable(f"{place} was sealed with a key that is not here")
