@@ -1,5 +1,6 @@
 """Pages that make, change and remove mailboxes, app registrations, devices and providers."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,7 +18,7 @@ from posthouse.services.connection_test import StepName
 from posthouse.services.directory import Snapshot
 from posthouse.services.edit_binding import NOT_ALLOWED
 from posthouse.services.editing import Edited, Kind
-from posthouse.web import confirming
+from posthouse.web import confirming, forms
 from posthouse.web.forms import N_, Section, Values, mailbox, others
 from posthouse.web.rendering import look, page
 from posthouse.web.visits import Reader, SettingsWriter, Visit
@@ -39,6 +40,8 @@ class Form:
     new: Callable[[Visit], Values]
     read: Callable[[Values], dict[str, Any]]
     sections: Callable[[Snapshot, Any, Values], Sequence[Section]]
+    chosen: Callable[[Any, Values], Values] = lambda row, values: {}
+    """What follows from a choice that was just made."""
 
     def name_of(self, row: Any) -> str:
         return str(row.address if self.kind == "mailbox" else row.name)
@@ -74,6 +77,7 @@ MAILBOX = Form(
     new=lambda visit: mailbox.NEW | {"app": visit.request.query_params.get("app", "")},
     read=mailbox.read,
     sections=_sections_of_mailbox,
+    chosen=mailbox.chosen,
 )
 APP = Form(
     "app",
@@ -218,7 +222,16 @@ def _other_senders(visit: Visit, row: Any) -> list[str]:
     return sorted(one.address for one in mailboxes if one.settings.send and one.id != row.id)
 
 
+def _as_typed(visit: Visit, form: Form, row: Any) -> Values:
+    """What the form holds, with what is stored where a field was set by the provider, and so was not sent."""
+    stored = form.shown(row, visit.parts.directory.now) if row else form.new(visit)
+    unsent = {name: value for name, value in stored.items() if value != forms.ON}
+    return {**unsent, **visit.form, **form.chosen(row, visit.form)}
+
+
 async def _save(visit: Visit, form: Form, row: Any) -> Response:
+    if visit.form.get("redraw"):
+        return await _show(visit, form, row, _as_typed(visit, form, row))
     editing, table = visit.parts.editing, form.read(visit.form)
     rights = await confirming.rights(visit)
     try:
@@ -323,7 +336,7 @@ async def _remove(visit: Visit, form: Form, row: Any) -> Response:
 @routes.get("/apps")
 async def apps(visit: Reader, said: str = "") -> Response:
     seen, snapshot = await look(visit), visit.parts.directory.now
-    used = [box.switched.app_id for box in snapshot.mailboxes.values()]
+    used = Counter(box.switched.app_id for box in snapshot.mailboxes.values())
     rows = sorted(snapshot.configuration.apps.values(), key=lambda app: app.name)
     return await page(
         visit, "apps.html", seen=seen, rows=rows, providers=snapshot.providers, used=used, said=_said(visit, said)
