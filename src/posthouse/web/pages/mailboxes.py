@@ -32,7 +32,7 @@ MOST_NOTED = MOST_URGENT = 10
 """Lines above the list of mailboxes, and mailboxes above it that need somebody."""
 FEW = 10
 """Mailboxes that are seen at a glance, without search and states."""
-PAGE = 50
+PAGE = 25
 OFFERED = 20
 SAID = {
     "renewed": N_("The token was renewed."),
