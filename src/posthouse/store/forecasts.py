@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, literal, not_, or_, select, update
+from sqlalchemy import Select, and_, bindparam, delete, literal, not_, or_, select, update
 
 from posthouse.model.forecast import Course, Ending
 from posthouse.model.token import TokenState
@@ -29,40 +30,55 @@ class Serving:
     course: Course
 
 
+_COURSE = (
+    grant.c.obtained_at,
+    grant.c.refreshed_at,
+    grant.c.next_refresh_at,
+    grant.c.failures,
+    grant.c.told_end,
+    grant.c.latest_end,
+)
+_ACQUIRED = token.c.state == literal(str(TokenState.ACQUIRED))
 _serving = (
-    select(
-        token.c.id,
-        token.c.app_id,
-        token.c.account,
-        grant.c.obtained_at,
-        grant.c.refreshed_at,
-        grant.c.next_refresh_at,
-        grant.c.failures,
-        grant.c.told_end,
-        grant.c.latest_end,
-    )
+    select(token.c.id, token.c.app_id, token.c.account, *_COURSE)
     .join(grant, grant.c.id == token.c.serving_grant)
-    .where(token.c.state == literal(str(TokenState.ACQUIRED)))
+    .where(_ACQUIRED)
 )
 _MOVES = grant.c.latest_end - grant.c.told_end > (grant.c.refreshed_at - grant.c.obtained_at) / 2
 _SPENT = grant.c.latest_end - grant.c.refreshed_at < (grant.c.told_end - grant.c.obtained_at) / 2
 _NOT_RENEWED = or_(grant.c.failures > ZERO, grant.c.next_refresh_at == ZERO)
 _IDLES = or_(_NOT_RENEWED, grant.c.next_refresh_at >= grant.c.latest_end)
-_told_ends = (
-    _serving.where(
+_grants = select(grant.c.id, grant.c.token_id, *_COURSE).limit(MOST)
+_idle_since = _grants.where(grant.c.refreshed_at <= bindparam("before")).order_by(grant.c.refreshed_at)
+
+
+def _that_serve(grants: Select[Any]) -> Select[Any]:
+    """Grants are found by themselves first: SQLite would begin with the tokens, which are nearly all acquired."""
+    found = grants.subquery()
+    course = (found.c[column.name] for column in _COURSE)
+    joined = and_(token.c.id == found.c.token_id, token.c.serving_grant == found.c.id)
+    return select(token.c.id, token.c.app_id, token.c.account, *course).join(found, joined).where(_ACQUIRED)
+
+
+_told_ends = _that_serve(
+    _grants.where(
         grant.c.told_end > ZERO,
         or_(
             and_(grant.c.told_end <= bindparam("until"), not_(_MOVES)),
             and_(grant.c.latest_end <= bindparam("until"), or_(_SPENT, _IDLES)),
         ),
-    )
-    .order_by(grant.c.told_end)
-    .limit(MOST)
+    ).order_by(grant.c.told_end)
 )
-_idle_since = _serving.where(grant.c.refreshed_at <= bindparam("before")).order_by(grant.c.refreshed_at).limit(MOST)
-_failing = _idle_since.where(grant.c.failures > ZERO)
-_given_up = _idle_since.where(grant.c.next_refresh_at == ZERO)
-_of_app = _serving.where(token.c.app_id == bindparam("app")).order_by(grant.c.obtained_at).limit(MOST)
+_failing = _that_serve(_idle_since.where(grant.c.failures > ZERO))
+_given_up = _that_serve(_idle_since.where(grant.c.next_refresh_at == ZERO))
+_tokens_of_app = (
+    select(token).where(token.c.app_id == bindparam("app")).order_by(token.c.account).limit(MOST).subquery()
+)
+_of_app = (
+    select(_tokens_of_app.c.id, _tokens_of_app.c.app_id, _tokens_of_app.c.account, *_COURSE)
+    .join(grant, grant.c.id == _tokens_of_app.c.serving_grant)
+    .where(_tokens_of_app.c.state == literal(str(TokenState.ACQUIRED)))
+)
 _page = _serving.where(token.c.id > bindparam("position")).order_by(token.c.id).limit(PAGE)
 _one = _serving.where(token.c.id == bindparam("token_id"))
 _given = select(expiry_warning)

@@ -109,8 +109,8 @@ _serving = select(grant).join(token, and_(token.c.id == grant.c.token_id, token.
 _serving_among = _serving.where(among(grant.c.token_id))
 _failures = (
     select(func.coalesce(func.sum(grant.c.failures), 0).label("failures"))
-    .join(token, token.c.serving_grant == grant.c.id)
     .where(grant.c.failures > ZERO)
+    .where(select(token.c.id).where(token.c.id == grant.c.token_id, token.c.serving_grant == grant.c.id).exists())
 )
 _grant_columns = (
     "id", "token_id", "serial", "sealed", "issuer", "subject", "person", "scopes",

@@ -88,7 +88,7 @@ def device_read(form: Values) -> dict[str, Any]:
 
 
 def device_sections(snapshot: Snapshot, device: Device | None) -> Sequence[Section]:
-    known = forms.joined(sorted(snapshot.by_address)[:20])
+    known = forms.joined(mailbox.address for mailbox in snapshot.ordered[:20])
     generated = N_("Left empty: one is made, and shown once.")
     renew = [Field("new_password", N_("Make a new password, and show it once"), "flag")] if device else []
     return [
