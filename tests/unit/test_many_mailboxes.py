@@ -200,6 +200,23 @@ async def test_the_banner_names_a_few_and_leads_to_the_others(tmp_path: Path) ->
         assert named(person) == [address(number) for number in range(21, 30)]
 
 
+async def test_a_token_that_many_share_names_a_few_of_them(tmp_path: Path) -> None:
+    shared = "".join(
+        f'[[mailbox]]\naddress = "{address(number)}"\napp = "office"\nsigns_in_as = "alice@example.com"\n'
+        for number in range(30)
+    )
+    async with house(tmp_path / "data", APP + shared, background=False) as home, administrator(home) as person:
+        token_id = (await home.token(address(0))).id
+        work = home.parts.store.database.write
+        await work(lambda tx: tokens.set_state(tx, token_id, TokenState.INVALID, home.clock(), "revoked"))
+        page = f"/mailboxes/{home.parts.directory.now.by_address[address(0)].id}"
+        await person.look(page)
+        assert f"{address(4)} and 25 more" in person.text(), "the banner"
+        assert f"{address(20)} and 9 more" in person.text(), "with whom it is shared"
+        await person.look(f"{page}/token/delete")
+        assert "and 10 more" in person.text()
+
+
 async def test_a_token_that_breaks_or_is_mended_shows_at_once(tmp_path: Path) -> None:
     async with full_house(tmp_path, 30) as home, administrator(home) as person:
         await person.look("/")
