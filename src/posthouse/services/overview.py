@@ -3,7 +3,7 @@
 Only those that are asked for are read: what is true of all of them is in standing.py.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 

@@ -1,6 +1,7 @@
 """Attempts to get a token, from their beginning to their end."""
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
