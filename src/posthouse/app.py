@@ -45,6 +45,7 @@ from posthouse.services.reporting import Reporting
 from posthouse.services.retention import Retaining
 from posthouse.services.sharing import Sharing
 from posthouse.services.sign_in import SignIn
+from posthouse.services.standing import Standings
 from posthouse.services.submission import Door, Submission
 from posthouse.services.telling import Telling
 from posthouse.services.token_keeper import TokenKeeper
@@ -283,6 +284,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
             settings.external_url,
         ),
         sharing=Sharing(store, directory, sign_in, keeper, trial, clock),
+        standings=Standings(store, directory),
         going_back=GoingBack(store, directory, keeper, clock),
         connection_test=ConnectionTest(store, directory, keeper, credentials, clock, hostname),
         app_check=AppCheck(directory, sign_in, clock, settings.external_url),

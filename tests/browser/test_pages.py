@@ -185,3 +185,29 @@ async def test_a_printer_is_added_and_removed_with_the_keyboard_on_a_phone(tmp_p
         await expect(page.get_by_role("status")).to_have_text("Removed.")
         await expect(page.get_by_role("link", name="scanner")).to_have_count(0)
         assert person.complaints == []
+
+
+async def test_what_is_chosen_shows_what_it_sets_and_a_mailbox_is_found_while_typing(
+    tmp_path: Path, chromium: Browser
+) -> None:
+    async with desk(tmp_path, chromium) as person:
+        await person.home.apply('[[app]]\nname = "ms"\nprovider = "microsoft"\nclient_id = "1"\n')
+        page = person.page
+        await page.goto(f"{person.url}/mailboxes/new")
+        await page.locator("#address").fill("new@example.com")
+        await page.locator("#timeout").fill("44")
+        await page.locator("#app").select_option("ms")
+        await expect(page.locator("#smtp_port")).to_be_disabled()
+        await expect(page.locator("#smtp_port")).to_have_value("587")
+        await expect(page.locator("#smtp_tls")).to_have_value("STARTTLS")
+        await expect(page.locator("#field-password")).to_contain_text("not used with OAuth 2.0")
+        await page.locator("#sender").select_option("as-given")
+        await expect(page.locator("#field-sender_name")).to_contain_text("not used where the sender is as given")
+        assert [await page.locator(f"#{name}").input_value() for name in ("address", "timeout")] == [
+            "new@example.com",
+            "44",
+        ], "what was typed stays"
+        await page.goto(f"{person.url}/outbox")
+        await page.locator("#mailbox").press_sequentially(ALICE[:3])
+        await expect(page.locator("#mailbox-found option")).to_have_attribute("value", ALICE)
+        assert person.complaints == []

@@ -1,9 +1,12 @@
 """Warnings before an end, on both databases: each distance once, whichever node comes first."""
 
+import random
+from dataclasses import replace
+
 import pytest
 
-from posthouse.model.forecast import DAY, Ending, Ends
-from posthouse.model.token import TokenState
+from posthouse.model.forecast import DAY, HOUR, Ending, Ends, Lifetimes, of_grant
+from posthouse.model.token import Grant, TokenState
 from posthouse.services.directory import Directory
 from posthouse.services.forewarning import Forewarning
 from posthouse.store import configuration, events, forecasts, tokens
@@ -188,3 +191,53 @@ async def test_what_is_gone_is_forgotten(store: Store) -> None:
     await store.database.write(lambda tx: configuration.remove(tx, "app", "ap_1"))
     await watcher(store, NOW).look()
     assert await store.database.read(forecasts.given) == {}
+
+
+GOOGLE = Lifetimes(idle_days=180, testing_days=7)
+UNTIL = NOW + 60 * DAY
+
+
+def any_grant(number: int, chance: random.Random) -> Grant:
+    """As providers and outages leave them: named ends that move or do not, failures, renewals that were given up."""
+    obtained = NOW - chance.choice((HOUR, 3 * DAY, 100 * DAY, 250 * DAY))
+    refreshed = obtained + chance.random() * (NOW - obtained)
+    told = obtained + chance.choice((7 * DAY, 30 * DAY, 110 * DAY, 400 * DAY)) if chance.random() < 0.6 else 0.0
+    latest = chance.choice((told, told + refreshed - obtained, refreshed + 2 * DAY)) if told else 0.0
+    failures = chance.choice((0, 0, 3))
+    return replace(
+        consent(f"gr_{number:03}", f"tk_{number:03}"),
+        obtained_at=obtained,
+        refreshed_at=refreshed,
+        told_end=told,
+        latest_end=latest,
+        failures=failures,
+        next_refresh_at=chance.choice((0.0, NOW + HOUR if failures else refreshed + chance.choice((HOUR, 5 * DAY)))),
+    )
+
+
+async def test_what_may_end_is_found_among_all_that_serve(store: Store) -> None:
+    chance = random.Random(5)
+    grants = [any_grant(number, chance) for number in range(400)]
+
+    async def work(tx: Transaction) -> None:
+        for number, grant in enumerate(grants):
+            made = await tokens.ensure(tx, "ap_1", f"p{number:03}@example.com", "main", NOW)
+            named = replace(grant, token_id=made.id)
+            await tokens.add_grant(tx, store.sealer, named)
+            for _ in range(grant.failures):
+                await tx.run(tokens._postpone, row_id=grant.id, seen_serial=1, seen_epoch=0, error="503",
+                             new_next=grant.next_refresh_at)  # fmt: skip
+            await tokens.point(tx, made, serving=grant.id, pending=None, pinned=None)
+            await tokens.set_state(tx, made.id, TokenState.ACQUIRED, NOW)
+
+    await store.database.write(work)
+    every = await store.database.read(forecasts.serving)
+    assert len(every) == 400
+    ends = {one.account for one in every if any(end.at <= UNTIL for end in of_grant(one.course, GOOGLE))}
+    before = UNTIL - 180 * DAY
+    found = await store.database.read(lambda tx: forecasts.may_end(tx, UNTIL, before, []))
+    assert 50 < len(ends) < 350
+    assert ends <= {one.account for one in found}
+    assert len(await store.database.read(lambda tx: forecasts.may_end(tx, UNTIL, before, ["ap_1"]))) == 400
+    assert len({one.token_id for one in found}) == len(found), "each once"
+    assert await store.database.read(tokens.failures) == sum(grant.failures for grant in grants)

@@ -528,3 +528,19 @@ async def test_a_text_is_kept_as_long_as_it_may_be_sent_and_no_longer(store: Sto
     assert await kept() == [failed, pruned]
     await store.database.write(lambda tx: messages.prune(tx, MessageState.FAILED, NOW + 5, 10))
     assert await kept() == [failed]
+
+
+async def test_some_mailboxes_are_counted_and_know_their_last_success(store: Store) -> None:
+    epoch = await held_mailbox(store)
+    await add_mailboxes(store, "mb_2", "mb_3")
+    await accept(store, "a", "b", "c")
+    await accept(store, "d", mailbox="mb_2")
+    for number, claimed in enumerate(await claim(store, epoch, at_most=2)):
+        await finish(store, claimed, MessageState.SENT, now=NOW + number)
+    ids = ["mb_1", "mb_2", "mb_3"]
+    assert await store.database.read(lambda tx: messages.counts_of(tx, ids)) == {
+        "mb_1": {"sent": 2, "queued": 1},
+        "mb_2": {"queued": 1},
+    }
+    assert await store.database.read(lambda tx: messages.last_sent(tx, ids)) == {"mb_1": NOW + 1}
+    assert await store.database.read(messages.totals) == {"sent": 2, "queued": 2}

@@ -32,6 +32,8 @@ async def test_the_last_word_of_the_provider_is_kept_and_every_node_hears_of_it(
     await learn(first, ALLOWED)
     await learn(second, refused(NOW + 1))
     assert await known(first) == {"mb_1": (refused(NOW + 1),)}
+    of_some = await first.database.read(lambda tx: senders.of_mailboxes(tx, ["mb_1", "mb_2"]))
+    assert of_some == {"mb_1": (refused(NOW + 1),)}
     assert [kind for kind in await kinds(first) if kind.startswith("sender.")] == ["sender.allowed", "sender.refused"]
 
 

@@ -527,7 +527,7 @@ async def test_the_last_result_of_each_protocol_is_kept(store: Store) -> None:
 
     await store.database.write(work)
     await store.database.write(lambda tx: tokens.set_result(tx, "mb_1", "smtp", "proved", NOW + 1))
-    assert await store.database.read(tokens.results) == {
+    assert await store.database.read(lambda tx: tokens.results(tx, ["mb_1", "mb_2"])) == {
         ("mb_1", "smtp"): SettingResult("mb_1", "smtp", "proved", "", "", NOW + 1),
         ("mb_1", "imap"): SettingResult("mb_1", "imap", "proved", "", "", NOW),
     }
@@ -538,7 +538,7 @@ async def test_results_may_be_written_by_several_at_once(site: Site) -> None:
     await together(
         store.database.write(lambda tx: tokens.set_result(tx, "mb_1", "smtp", "proved", NOW)) for store in nodes
     )
-    assert len(await nodes[0].database.read(tokens.results)) == 1
+    assert len(await nodes[0].database.read(lambda tx: tokens.results(tx, ["mb_1"]))) == 1
 
 
 async def test_the_first_and_the_latest_end_that_the_provider_named_are_kept(store: Store) -> None:
@@ -555,3 +555,33 @@ async def test_the_first_and_the_latest_end_that_the_provider_named_are_kept(sto
     await add_consent(store, consent())
     assert await answered(0.0) == (0.0, 0.0)
     assert await answered(NOW + 200) == (NOW + 200, NOW + 200)
+
+
+async def test_states_are_followed_from_where_one_has_read(store: Store) -> None:
+    first, second = await ensure(store, "one"), await ensure(store, "two")
+    await set_state(store, first.id, TokenState.ACQUIRED)
+    assert await store.database.read(tokens.states) == {
+        first.id: TokenState.ACQUIRED,
+        second.id: TokenState.NOT_ACQUIRED,
+    }
+    position = await store.database.read(lambda tx: events.value_of(tx, "event"))
+    assert await store.database.read(lambda tx: tokens.state_changes(tx, position)) == {}
+    await set_state(store, first.id, TokenState.INVALID, reason="revoked")
+    await set_state(store, second.id, TokenState.WAITING)
+    await set_state(store, second.id, TokenState.ACQUIRED)
+    await store.database.write(lambda tx: events.record(tx, NOW, "token.expiring", first.id))
+    assert await store.database.read(lambda tx: tokens.state_changes(tx, position)) == {
+        first.id: TokenState.INVALID,
+        second.id: TokenState.ACQUIRED,
+    }
+    assert await store.database.read(tokens.counts) == {"invalid": 1, "acquired": 1}
+
+
+async def test_some_tokens_are_read_however_many_are_asked_for(store: Store) -> None:
+    made = [await ensure(store, f"n{number:03}") for number in range(120)]
+    wanted = [one.id for one in made] + ["tk_unknown", made[0].id]
+    found = await store.database.read(lambda tx: tokens.some(tx, wanted))
+    assert sorted(one.name for one in found) == [one.name for one in made]
+    assert await store.database.read(lambda tx: tokens.some(tx, [])) == []
+    ids = sorted(one.id for one in made)
+    assert [one.id for one in await store.database.read(lambda tx: tokens.page(tx, ids[99]))] == ids[100:]

@@ -13,7 +13,6 @@ from posthouse.problems import ProblemError
 from posthouse.secret import Secret
 from posthouse.services import authorise
 from posthouse.services.authorise import Redirect
-from posthouse.services.overview import overview
 from posthouse.services.sign_in import Registration
 from posthouse.store.authorisations import Authorisation
 from tests.faults.liars import liar
@@ -154,12 +153,12 @@ async def test_a_provider_that_does_not_tell_who_signed_in_needs_a_confirmation(
         async with house(tmp_path / "data", text) as gateway:
             attempt = await gateway.by_device(ALICE, provider.approve_as(ALICE))
             assert (attempt.state, attempt.reason) == ("unverified", "person_not_verified")
-            view = (await overview(gateway.parts.store, gateway.parts.directory)).tokens[0]
+            view = (await gateway.view(ALICE)).tokens[0]
             assert (view.state, view.reason) == ("waiting_for_authentication", "person_not_verified")
             assert view.next_step == "confirm"
             assert (await gateway.parts.authorise.confirm_person(attempt.id)).state == "done"
             assert (await gateway.token(ALICE)).state == "acquired"
-            view = (await overview(gateway.parts.store, gateway.parts.directory)).tokens[0]
+            view = (await gateway.view(ALICE)).tokens[0]
             assert (view.state, view.reason, view.next_step) == ("acquired", "", "")
 
 

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from posthouse.providers.provider import built_in
-from posthouse.services.overview import overview
 from posthouse.services.sign_in import Registration, SignIn
 from posthouse.store import tokens
 from tests.support.boxes import ALICE, BOB, Box, box
@@ -92,7 +91,7 @@ async def test_what_the_provider_could_not_take_is_given_back_later(tmp_path: Pa
         given = await gateway.parts.authorise.delete_token((await gateway.token(ALICE)).id)
         assert given.how == "waiting"
         assert "lives on there" in given.why
-        view = (await overview(gateway.parts.store, gateway.parts.directory)).mailboxes[0].tokens[0]
+        view = (await gateway.view(ALICE)).tokens[0]
         assert view.giving_back is not None
         assert "it is tried again by itself" in view.giving_back.answer
         try_again = gateway.parts.authorise.giving_back.try_again
@@ -102,7 +101,7 @@ async def test_what_the_provider_could_not_take_is_given_back_later(tmp_path: Pa
             gateway.clock.forward(pause)
             assert await try_again() == 1
         assert await ended(provider) == ["revoked by the client"]
-        view = (await overview(gateway.parts.store, gateway.parts.directory)).mailboxes[0].tokens[0]
+        view = (await gateway.view(ALICE)).tokens[0]
         assert view.giving_back is None
 
 

@@ -13,7 +13,7 @@ from posthouse.cli import mailboxes
 from posthouse.model.sender import REFUSED_FOR
 from posthouse.services import dispatcher
 from posthouse.services.intake import Intake, Posting
-from posthouse.services.overview import MailboxView, overview
+from posthouse.services.overview import MailboxView
 from posthouse.store import events, messages
 from posthouse.web.api import shapes
 from tests.stories.test_pacing import be_microsoft
@@ -78,8 +78,7 @@ async def send_as(gateway: House, sender: str, subject: str, *, header: str = ""
 
 
 async def seen(gateway: House) -> MailboxView:
-    found = (await overview(gateway.parts.store, gateway.parts.directory)).mailbox(ALICE)
-    assert found is not None
+    found = await gateway.view(ALICE)
     be_microsoft(gateway)
     return found
 

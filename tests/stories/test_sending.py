@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from posthouse.services.overview import overview
 from posthouse.store import configuration
 from tests.support.boxes import ALICE, BOB, PRINTER, box
 from tests.support.house import house, until
@@ -111,8 +110,7 @@ async def test_a_login_that_is_refused_shows_at_the_mailbox_until_one_is_taken_a
         await gateway.by_device(ALICE, provider.approve_as(ALICE))
 
         async def shown(state: str) -> bool:
-            seen = await overview(gateway.parts.store, gateway.parts.directory)
-            [server] = seen.mailboxes[0].servers
+            [server] = (await gateway.view(ALICE)).servers
             return server.state == state and (state == "proved" or "5.7.139" in server.answer)
 
         await until(lambda: shown("proved"), "the proof of the token being shown")

@@ -11,7 +11,7 @@ from posthouse.app import gateway
 from posthouse.model.mailbox import Mailbox, Purpose
 from posthouse.model.token import Token
 from posthouse.problems import ProblemError
-from posthouse.services.overview import MailboxView, overview
+from posthouse.services.overview import MailboxView
 from posthouse.services.proving import prove
 from posthouse.services.token_keeper import NoToken
 from posthouse.settings import Settings
@@ -49,9 +49,7 @@ async def choose(home: House, purpose: Purpose, share: Any, address: str = ALICE
 
 
 async def view(home: House, address: str = ALICE) -> MailboxView:
-    found = (await overview(home.parts.store, home.parts.directory)).mailbox(address)
-    assert found is not None
-    return found
+    return await home.view(address)
 
 
 async def users(home: House) -> list[tuple[list[str], list[str]]]:

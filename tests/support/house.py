@@ -16,6 +16,7 @@ from posthouse.model.token import Token
 from posthouse.secret import Secret
 from posthouse.services.apply_file import parse
 from posthouse.services.applying import apply
+from posthouse.services.overview import MailboxView, view_mailbox
 from posthouse.settings import ListenAt, Settings
 from posthouse.store import journal, messages, tokens
 from posthouse.store.authorisations import Authorisation
@@ -54,6 +55,12 @@ class House:
         report = await apply(self.parts.store, wanted, self.clock(), prune=prune)
         self.passwords |= report.generated
         await self.parts.directory.refresh()
+
+    async def view(self, address: str) -> MailboxView:
+        """The mailbox as every door shows it."""
+        await self.parts.directory.refresh()
+        snapshot = self.parts.directory.now
+        return await view_mailbox(self.parts.store, snapshot, snapshot.by_address[address])
 
     async def token(self, address: str) -> Token:
         mailbox = self.parts.directory.now.by_address[address]

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from posthouse.cli import commands, editing
 from posthouse.problems import ProblemError
+from posthouse.providers import applied
 from posthouse.services.apply_values import VALUES
 
 Run = Callable[..., Result]
@@ -44,7 +45,8 @@ def test_from_an_empty_directory_to_a_printer_that_can_log_in(run: Run) -> None:
 
 def test_a_sender_address_that_was_never_proved_is_warned_of(run: Run) -> None:
     run(OFFICE)
-    run("mailbox add support@example.com --app office --sender-address help@example.com")
+    added = run("mailbox add support@example.com --app office --sender-address help@example.com")
+    assert "the sender address help@example.com differs from support@example.com, who signs in." in added.stdout
     warned = "Warning: the sender address differs from support@example.com, who signs in"
     assert warned in run("mailbox show support@example.com").stdout
     run("mailbox edit support@example.com --unset sender_address")
@@ -78,9 +80,10 @@ def test_all_mistakes_are_told_and_nothing_is_made(run: Run) -> None:
     assert shown(run("mailbox list --json")) == []
 
 
-@pytest.mark.parametrize("kind", ["mailbox", "app", "device"])
+@pytest.mark.parametrize("kind", ["mailbox", "app", "device", "provider"])
 def test_every_key_of_an_apply_file_has_an_option(kind: str) -> None:
-    assert {*editing.TEXTS[kind], *editing.LISTS[kind], *editing.FLAGS[kind]} == VALUES[kind].keys()
+    of_provider = {*applied.KEYS, *(f"limits.{key}" for key in (*applied.COUNTS, "size"))} - {"name", "limits"}
+    assert set(editing.keys_of(kind)) == (VALUES[kind].keys() if kind in VALUES else of_provider)
 
 
 def test_removing_asks_first(run: Run) -> None:

@@ -15,7 +15,7 @@ from posthouse.model.headers import HEADER_LIMIT
 from posthouse.model.message import DEADLINE
 from posthouse.model.outcome import Reason
 from posthouse.protocol.smtp_server import ServerPolicy
-from posthouse.providers.applied import _KEYS as PROVIDER_KEYS
+from posthouse.providers.applied import KEYS as PROVIDER_KEYS
 from posthouse.providers.applied import from_apply
 from posthouse.providers.provider import Limits, built_in
 from posthouse.services.apply_credential import CERTIFICATE, KINDS

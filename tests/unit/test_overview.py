@@ -7,7 +7,7 @@ import pytest
 
 from posthouse.model.message import MessageState
 from posthouse.model.token import TokenState
-from posthouse.services.overview import Overview, overview
+from posthouse.services.overview import view_mailboxes
 from posthouse.store import leases, messages, tokens
 from posthouse.store.database import Transaction
 from tests.contract.making import mail
@@ -44,21 +44,15 @@ async def office(tmp_path: Path) -> AsyncIterator[House]:
         yield made
 
 
-async def look(office: House) -> Overview:
-    return await overview(office.parts.store, office.parts.directory)
-
-
 async def test_mailboxes_with_direction_provider_and_servers(office: House) -> None:
-    seen = await look(office)
-    assert {view.mailbox.address: view.direction for view in seen.mailboxes} == {
+    snapshot = office.parts.directory.now
+    views = await view_mailboxes(office.parts.store, snapshot, snapshot.ordered)
+    assert {view.mailbox.address: view.direction for view in views} == {
         "alice@example.com": "both",
         "support@example.com": "incoming",
         "old@example.net": "outgoing",
     }
-    support = seen.mailbox("SUPPORT@example.com")
-    old = seen.mailbox("old@example.net")
-    assert support is not None
-    assert old is not None
+    _, old, support = views
     assert support.provider_title == "Microsoft 365"
     (server,) = support.servers
     assert (server.server, server.user, server.state) == (
@@ -67,28 +61,31 @@ async def test_mailboxes_with_direction_provider_and_servers(office: House) -> N
         "untested",
     )
     assert (old.token, old.provider, old.needs_reauthorising) == (None, "", False)
-    assert seen.mailbox("nobody@example.com") is None
 
 
 async def test_a_shared_token_stands_once_and_names_its_users(office: House) -> None:
-    (token,) = (await look(office)).tokens
+    (token,) = (await office.view("support@example.com")).tokens
     assert token.addresses == ("alice@example.com", "support@example.com")
     assert (token.state, token.next_step, token.refreshable) == (TokenState.NOT_ACQUIRED, "get_token", False)
 
 
-async def test_the_banner_comes_and_goes_with_an_invalid_token(office: House) -> None:
-    (token,) = (await look(office)).tokens
+async def test_mailboxes_are_counted_by_what_their_token_needs(office: House) -> None:
+    (token,) = (await office.view("alice@example.com")).tokens
 
     async def set_state(state: TokenState, reason: str) -> None:
         work = office.parts.store.database.write
         await work(lambda tx: tokens.set_state(tx, token.id, state, office.clock(), reason))
 
     await set_state(TokenState.INVALID, "revoked")
-    banner = (await look(office)).banner
-    assert [view.mailbox.address for view in banner] == ["alice@example.com", "support@example.com"]
-    assert all(view.token is not None and view.token.reason == "revoked" for view in banner)
+    standing = await office.parts.standings.look()
+    assert [mailbox.address for mailbox in standing.attention] == ["alice@example.com", "support@example.com"]
+    assert (standing.broken, standing.counts["invalid"], standing.counts["password"]) == ([token.id], 2, 1)
     await set_state(TokenState.ACQUIRED, "")
-    assert (await look(office)).banner == ()
+    standing = await office.parts.standings.look()
+    assert (standing.broken, standing.counts["acquired"], standing.attention) == ([], 2, [])
+    await office.apply('[[mailbox]]\naddress = "bob@example.com"\napp = "office"\n')
+    standing = await office.parts.standings.look()
+    assert [mailbox.address for mailbox in standing.attention] == ["bob@example.com"]
 
 
 async def test_the_last_success_is_the_latest_of_proofs_and_deliveries(office: House) -> None:
@@ -102,9 +99,7 @@ async def test_the_last_success_is_the_latest_of_proofs_and_deliveries(office: H
 
 
 async def last_success(office: House) -> float:
-    view = (await look(office)).mailbox("alice@example.com")
-    assert view is not None
-    return view.last_success
+    return (await office.view("alice@example.com")).last_success
 
 
 async def deliver(office: House, mailbox: str, at: float) -> None:
@@ -122,14 +117,13 @@ async def test_the_queue_is_counted_by_mailbox_and_in_all(office: House) -> None
     alice = office.parts.directory.now.by_address["alice@example.com"].id
     for _ in range(3):
         await office.parts.store.database.write(lambda tx: messages.accept(tx, mail(mailbox=alice), 1.0, 2.0))
-    seen = await look(office)
-    view = seen.mailbox(alice)
-    assert view is not None
-    assert (view.queue, seen.queue) == ({"queued": 3}, {"queued": 3})
+    assert (await office.view("alice@example.com")).queue == {"queued": 3}
+    assert (await office.view("old@example.net")).queue == {}
+    assert await office.parts.store.database.read(messages.totals) == {"queued": 3}
 
 
 async def test_the_only_mailbox_is_the_default_one(tmp_path: Path) -> None:
     text = '[[mailbox]]\naddress = "a@example.net"\npassword = "x"\nsmtp = "smtp.example.net:465 tls"'
     async with house(tmp_path / "data", text, background=False) as made:
-        (view,) = (await look(made)).mailboxes
+        view = await made.view("a@example.net")
     assert view.mailbox.default

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from posthouse.cli import editing
+from posthouse.model.device import DeviceSettings
 from posthouse.store import messages, people
 from posthouse.store.sealing import fingerprint
 from posthouse.web.confirming import FRESH
+from posthouse.web.pages.editing import FORMS, Form
 from tests.contract.making import DEADLINE, mail
 from tests.support.boxes import ALICE, Box, box
 from tests.support.house import House, house, until
@@ -85,6 +88,83 @@ async def test_a_form_that_is_sent_as_it_stands_changes_nothing(office: House, p
     assert {name: row.document for name, row in before.providers.items()} == {
         name: row.document for name, row in after.providers.items()
     }
+
+
+ELSEWHERE = {
+    "mailbox": {"sending_token", "receiving_token", "notices_token", "destination"},
+    "provider": {"ca_file"},
+}
+"""A setting gets a token of its own on the mailbox's page; files and destinations are for the command line."""
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.kind)
+async def test_a_form_has_every_setting_that_the_command_line_has(person: Visitor, form: Form) -> None:
+    await person.look(f"{form.path}/new")
+    shown = re.findall(r'<(?:input|select|textarea)[^>]* id="\w+" name="(\w+)"', person.shown)
+    filled = dict.fromkeys(shown, "1")
+    asked = {key for receive in ("imap", "pop3") for key in form.read(filled | {"receive": receive})}
+    by_command = {*editing.keys_of(form.kind), *editing.SECRETS[form.kind], *editing.FILES.get(form.kind, ())}
+    assert asked == by_command - ELSEWHERE.get(form.kind, set())
+
+
+async def test_a_device_has_a_deadline_and_an_order(office: House, person: Visitor) -> None:
+    path = "/devices/" + next(iter(office.parts.directory.now.configuration.devices)) + "/edit"
+    await person.look(path)
+    assert fields(person)["deadline"] == "5d"
+    await person.press(path, **fields(person) | {"deadline": "12 hours"})
+    await person.press(path, **fields(person) | {"deadline": "12h", "ordered": "on"})
+    await office.parts.directory.refresh()
+    (device,) = office.parts.directory.now.configuration.devices.values()
+    assert (device.settings.deadline, device.settings.ordered) == (12 * 3600, True)
+    await person.look(path)
+    assert fields(person)["deadline"] == "12h"
+    await person.press(path, **fields(person) | {"deadline": ""})
+    await office.parts.directory.refresh()
+    (device,) = office.parts.directory.now.configuration.devices.values()
+    assert device.settings.deadline == DeviceSettings().deadline
+
+
+async def test_a_provider_has_every_limit_and_a_redirect_url_of_its_own(office: House, person: Visitor) -> None:
+    await person.look("/providers/microsoft/edit")
+    assert 'id="messages_per_minute" name="messages_per_minute" value="" placeholder="30"' in person.shown
+    limits = {"size": "20 MB", "recipients_per_day": "500", "messages_per_connection": "7"}
+    await person.press("/providers/microsoft/edit", **fields(person) | limits | {"own_redirect": "on", "version": "0"})
+    await office.parts.directory.refresh()
+    found = office.parts.directory.now.providers["microsoft"]
+    assert (found.limits.size, found.limits.recipients_per_day, found.own_redirect) == (20 * 1024**2, 500, True)
+    await person.look("/providers/microsoft/edit")
+    assert (fields(person)["size"], fields(person)["own_redirect"]) == ("20 MB", "on")
+    answer = await person.press("/providers/microsoft/edit", **fields(person) | {"size": "large"})
+    person.shown = answer.text
+    assert 'href="#size"' in person.shown, "the mistake is told at its field"
+
+
+async def test_choosing_an_app_shows_what_it_sets(office: House, person: Visitor) -> None:
+    """As the page itself asks when something is chosen that other fields depend on; nothing is saved by it."""
+    await office.apply('[[app]]\nname = "ms"\nprovider = "microsoft"\nclient_id = "1"\n')
+    await person.look("/mailboxes/new")
+    assert "set by the provider" not in person.text()
+    given = NEW_MAILBOX | {"app": "ms", "sender": "as-given"}
+    answer = await person.press("/mailboxes/new", **given, redraw="app")
+    person.shown = answer.text
+    assert re.search(r'id="smtp_port" value="587" disabled', person.shown)
+    assert re.search(r'id="smtp_tls" value="STARTTLS" disabled', person.shown)
+    assert "not used with OAuth 2.0" in person.text()
+    assert person.text().count("not used where the sender is as given") == 2, "name and address of the sender"
+    assert fields(person)["address"] == "new@example.com"
+    assert "new@example.com" not in office.parts.directory.now.by_address
+
+
+async def test_choosing_another_protocol_shows_the_server_stored_for_it(office: House, person: Visitor) -> None:
+    await office.apply(
+        '[[mailbox]]\naddress = "old@example.net"\nreceive = "imap"\nimap = "imap.example.net:993 tls"\n'
+        'pop3 = "pop.example.net:995 tls"\n'
+    )
+    path = f"{box_of(office, 'old@example.net')}/edit"
+    await person.look(path)
+    answer = await person.press(path, **fields(person) | {"receive": "pop3"}, redraw="receive")
+    person.shown = answer.text
+    assert (fields(person)["receiving_host"], fields(person)["receiving_port"]) == ("pop.example.net", "995")
 
 
 async def test_mistakes_stand_at_their_fields_and_what_was_typed_stays(office: House, person: Visitor) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from posthouse.model.sender import Learnt
 from posthouse.model.token import TokenState
-from posthouse.services.overview import MailboxView, overview
+from posthouse.services.overview import MailboxView
 from posthouse.store import configuration, senders, tokens
 from posthouse.store.database import Transaction
 from tests.contract.making import NOW, add_consent, consent
@@ -42,9 +42,7 @@ SALES = "sales@example.com"
 
 
 async def view(home: House, address: str = SALES) -> MailboxView:
-    found = (await overview(home.parts.store, home.parts.directory)).mailbox(address)
-    assert found is not None
-    return found
+    return await home.view(address)
 
 
 async def token_id(home: House, address: str = SALES) -> str:

@@ -13,6 +13,7 @@ import click
 
 from posthouse.cli.calling import Call, calling, clean, confirm
 from posthouse.cli.connection import path_of
+from posthouse.providers import applied
 
 PATHS = {"mailbox": "mailboxes", "app": "apps", "provider": "providers", "device": "devices"}
 NAMES = {"mailbox": "address", "app": "name", "provider": "name", "device": "name"}
@@ -24,8 +25,7 @@ TEXTS = {
     ),
     "app": ("provider", "client_id", "secret_expires", "tenant"),
     "provider": (
-        "title", "issuer", "authorize_url", "token_url", "device_url", "revoke_url", "introspection_url",
-        "userinfo_url", "jwks_url", "smtp", "imap", "pop3", "ca_file", "limits.size",
+        "title", *applied.URLS, "smtp", "imap", "pop3", "ca_file", "limits.size",
     ),
     "device": ("rate", "lane", "deadline"),
 }  # fmt: skip
@@ -41,15 +41,7 @@ FLAGS = {
     "provider": ("own_redirect",),
     "device": ("ordered",),
 }
-COUNTS = {
-    "provider": tuple(
-        f"limits.{key}"
-        for key in (
-            "connections", "imap_connections", "messages_per_minute", "messages_per_day", "recipients_per_day",
-            "recipients_per_message",
-        )
-    )
-}  # fmt: skip
+COUNTS = {"provider": tuple(f"limits.{key}" for key in applied.COUNTS)}
 SECRETS = {"mailbox": ("password",), "app": ("client_secret",), "provider": (), "device": ("password",)}
 FILES = {"app": ("private_key", "certificate", "service_account")}
 """Secrets of several lines: only from a file."""
@@ -174,14 +166,18 @@ def _file_option(key: str) -> Callable[[Command], Command]:
 
 
 def _table(kind: str, words: Mapping[str, Any]) -> dict[str, Any]:
-    keys = (*TEXTS[kind], *LISTS[kind], *FLAGS[kind], *COUNTS.get(kind, ()))
-    given = {key: words[_argument(key)] for key in keys if words.get(_argument(key)) not in (None, ())}
+    given = {key: words[_argument(key)] for key in keys_of(kind) if words.get(_argument(key)) not in (None, ())}
     table: dict[str, Any] = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
     if table.get("ca_file"):
         table["ca_file"] = str(Path(table["ca_file"]).absolute())
     if words.get("new_password"):
         table["password"] = None
     return _nested(table) | _secrets(kind, words)
+
+
+def keys_of(kind: str) -> tuple[str, ...]:
+    """The keys of an apply file that have an option, without its name and its secrets."""
+    return (*TEXTS[kind], *LISTS[kind], *FLAGS[kind], *COUNTS.get(kind, ()))
 
 
 def _argument(key: str) -> str:

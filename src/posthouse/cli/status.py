@@ -35,6 +35,9 @@ def _tell(data: dict[str, Any]) -> None:
         click.echo(f"notices    {data['notices']}, at {data['external_url']}/notices")
     for mailbox in data["attention"]:
         click.echo(f"! {mailbox['address']}: {tokens_words(mailbox)}. {step_for(mailbox)}")
+    unnamed = data["attention_count"] - len(data["attention"])
+    if unnamed > 0:
+        click.echo(f"  and {unnamed} more that need a sign-in: posthouse mailbox list")
     for warning in data["warnings"][:MOST_WARNINGS]:
         click.echo(f"! {warning_words(warning)}")
     more = len(data["warnings"]) - MOST_WARNINGS

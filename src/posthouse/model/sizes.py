@@ -16,3 +16,9 @@ def parse_size(value: object, where: str = "") -> int:
     if written is None or written[2] not in _UNITS or int(written[1]) == 0:
         raise ProblemError(Problem("size.unreadable", f"{value!r} is not a size.", 'Write it as "35 MB".', where))
     return int(written[1]) * _UNITS[written[2]]
+
+
+def written_size(octets: int) -> str:
+    """As `parse_size` reads it, in the largest unit that gives a whole number."""
+    unit = next(unit for unit in ("gb", "mb", "kb", "") if octets % _UNITS[unit] == 0)
+    return f"{octets // _UNITS[unit]} {unit.upper()}".strip()

@@ -1,6 +1,6 @@
 """Providers from apply files: a `[[provider]]` table becomes a `Provider`, all its mistakes told at once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,9 @@ URLS = (
     "jwks_url",
 )
 """Where people are sent to sign in, and where secrets and tokens go."""
-_COUNTS = tuple(name for name in Limits.__struct_fields__ if name != "size")
-_KEYS = {"name", "title", "ca_file", "scopes", "limits", "own_redirect", *URLS, *PROTOCOLS}
+COUNTS = tuple(name for name in Limits.__struct_fields__ if name != "size")
+"""Limits that are whole numbers."""
+KEYS = frozenset({"name", "title", "ca_file", "scopes", "limits", "own_redirect", *URLS, *PROTOCOLS})
 IDENTITY_SCOPES = ("openid", "email", "profile")
 
 
@@ -37,7 +38,7 @@ def from_apply(table: Mapping[str, object], where: str = "provider") -> Provider
     name = reading.text("name")
     base = built_in().get(name, Provider(name=name, title=name, offered_scopes=IDENTITY_SCOPES))
     changes = _changes(reading)
-    reading.refuse_others(_KEYS)
+    reading.refuse_others(KEYS)
     provider = replace(base, **changes)
     _check_whole(provider, reading)
     if reading.problems:
@@ -97,8 +98,8 @@ class _Reading:
         self.complain("count", key, f"{key} has to be a whole number above 0.")
         return None
 
-    def refuse_others(self, known: set[str]) -> None:
-        for key in sorted(set(self.table) - known):
+    def refuse_others(self, known: Collection[str]) -> None:
+        for key in sorted(set(self.table) - set(known)):
             self.complain("unknown-key", key, f"{key} is not a setting here.", f"Known: {', '.join(sorted(known))}.")
 
 
@@ -128,8 +129,8 @@ def _limits(reading: _Reading) -> Limits:
         reading.complain("limits", "limits", "limits has to be a table.", "Write [provider.limits].")
         return Limits()
     inner = _Reading(table, f"{reading.where}.limits", reading.problems)
-    inner.refuse_others({*_COUNTS, "size"})
-    counts = {key: inner.count(key) for key in _COUNTS if key in table}
+    inner.refuse_others({*COUNTS, "size"})
+    counts = {key: inner.count(key) for key in COUNTS if key in table}
     return Limits(**counts, size=inner.parsed("size", parse_size) if "size" in table else None)
 
 

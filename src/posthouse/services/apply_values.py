@@ -134,7 +134,7 @@ def duration(shortest: float, longest: float) -> Read:
             raise Wrong(f"{key} is not a time.", 'Write "30s", "1m", "2h" or "1d".')
         seconds = float(written[1]) * _SECONDS[written[2]]
         if not shortest <= seconds <= longest:
-            raise Wrong(f"{key} has to lie between {_spoken(shortest)} and {_spoken(longest)}.")
+            raise Wrong(f"{key} has to lie between {spoken(shortest)} and {spoken(longest)}.")
         return seconds
 
     return read
@@ -185,7 +185,8 @@ def _either(known: tuple[str, ...]) -> str:
     return ", ".join(quoted[:-1]) + f" or {quoted[-1]}" if len(quoted) > 1 else quoted[0]
 
 
-def _spoken(seconds: float) -> str:
+def spoken(seconds: float) -> str:
+    """As `duration` reads it."""
     unit, size = next((unit, size) for unit, size in reversed(_SECONDS.items()) if seconds % size == 0)
     return f"{seconds / size:.0f}{unit}"
 

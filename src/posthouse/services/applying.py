@@ -271,7 +271,18 @@ class _Writing:
             self.report.notes.append(
                 f"{item.name} goes on as it is until its new token has proved itself: authorise it."
             )
+        if {"sender", "sender_address"} & set(changed):
+            self._doubt_sender(item.name, settings, values.get("signs_in_as", item.name))
         return {**columns, **choice.fitted(settings, row)}
+
+    def _doubt_sender(self, address: str, settings: MailboxSettings, account: str) -> None:
+        """Not refused: whether the account may send as it is learnt from the provider's answer."""
+        sender = settings.sender_address
+        if settings.send and settings.sender == "automatic" and sender not in ("", address, account):
+            self.report.notes.append(
+                f"{address}: the sender address {sender} differs from {account}, who signs in. "
+                "See that the account may send as it."
+            )
 
     def _app_id(self, name: str) -> str | None:
         if not name:

@@ -3,7 +3,7 @@
 A snapshot is never changed; when the configuration's generation has grown, a new one takes its place.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -63,7 +63,12 @@ class Snapshot:
         """By id or by address."""
         return self.mailboxes.get(name) or self.by_address.get(fold(name))
 
-    @property
+    @cached_property
+    def ordered(self) -> list[Mailbox]:
+        """By address: databases sort by rules of their own."""
+        return sorted(self.mailboxes.values(), key=lambda mailbox: mailbox.address)
+
+    @cached_property
     def default_mailbox(self) -> Mailbox | None:
         chosen = next((mailbox for mailbox in self.mailboxes.values() if mailbox.default), None)
         only = next(iter(self.mailboxes.values())) if len(self.mailboxes) == 1 else None
@@ -112,6 +117,23 @@ class Snapshot:
         """The setting whose own token it is, or will be; None for one that settings share."""
         apart = (purpose for purpose in self.purposes(mailbox) if purpose in mailbox.settings.apart)
         return next((one for one in apart if mailbox.for_setting(one).switched.token_id == token_id), None)
+
+    def users_of_app(self, app_id: str) -> list[Mailbox]:
+        """The mailboxes that sign in by an app registration, or are to."""
+        return list(self._by_app.get(app_id, ()))
+
+    @cached_property
+    def _by_app(self) -> dict[str, list[Mailbox]]:
+        found: dict[str, list[Mailbox]] = {}
+        for mailbox in self.ordered:
+            for app_id in {way.app_id for way in mailbox.ways() if way.app_id}:
+                found.setdefault(app_id, []).append(mailbox)
+        return found
+
+    @property
+    def in_use(self) -> Mapping[str, list[User]]:
+        """By token id who logs in with it now; the empty id is that of passwords."""
+        return self._now
 
     def uses_now(self, token_id: str) -> list[User]:
         """Who logs in with it now."""

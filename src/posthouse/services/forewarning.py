@@ -9,7 +9,7 @@ import structlog
 
 from posthouse.services.clock import Clock
 from posthouse.services.directory import Directory, Snapshot
-from posthouse.services.forecast import NAMED, Forecast, of_app, of_token, warnings
+from posthouse.services.forecast import NAMED, Forecast, of_app, of_serving, warnings
 from posthouse.store import configuration, events, forecasts
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.forecasts import Serving
@@ -63,7 +63,7 @@ class Forewarning:
             for forecast in warnings(of_app(snapshot, app), now):
                 yield _found(forecast, now)
         async for serving in self._serving():
-            for forecast in warnings(_of_serving(snapshot, serving), now):
+            for forecast in warnings(of_serving(snapshot, serving), now):
                 yield _found(forecast, now, serving)
 
     async def _serving(self) -> AsyncIterator[Serving]:
@@ -95,10 +95,6 @@ async def _still_holds(tx: Transaction, found: _Found, snapshot: Snapshot) -> bo
         return False
     seen = found.serving
     return seen is None or await forecasts.serving_one(tx, seen.token_id) == seen
-
-
-def _of_serving(snapshot: Snapshot, serving: Serving) -> list[Forecast]:
-    return list(of_token(snapshot, serving.token_id, serving.app_id, serving.account, serving.course))
 
 
 def _found(forecast: Forecast, now: float, serving: Serving | None = None) -> _Found:

@@ -1,27 +1,32 @@
-"""How every mailbox and token stands, read at one moment: what page, API and command line all show."""
+"""How mailboxes and tokens stand, read at one moment: what page, API and command line all show.
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+Only those that are asked for are read: what is true of all of them is in standing.py.
+"""
+
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from posthouse.model.forecast import Ending
+from posthouse.model.forecast import Ending, of_grant
 from posthouse.model.mailbox import Mailbox, Protocol, Purpose, purpose_of
 from posthouse.model.sender import Learnt, sender_doubt
 from posthouse.model.token import CONFIRM, NEXT_STEP, Grant, Token, TokenState
 from posthouse.services import forecast
-from posthouse.services.directory import Directory, Snapshot
-from posthouse.services.forecast import Forecast
+from posthouse.services.directory import Snapshot
 from posthouse.services.refusals import explained, remembered
 from posthouse.store import authorisations, leaving, messages, senders, tokens
 from posthouse.store.configuration import StoredApp
 from posthouse.store.database import Transaction
 from posthouse.store.leaving import Held
-from posthouse.store.messages import Summary, Wanted
 from posthouse.store.opening import Store
 from posthouse.store.tokens import SettingResult
 
 Direction = Literal["incoming", "outgoing", "both", "none"]
 ServerState = Literal["proved", "refused", "unreachable", "untested"]
+
+
+URGENT = (TokenState.INVALID, TokenState.NOT_ACQUIRED, TokenState.WAITING, TokenState.ACQUIRED)
+"""What needs somebody most comes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,11 @@ class TokenView:
     def addresses(self) -> tuple[str, ...]:
         """The mailboxes that use it, each once."""
         return tuple(dict.fromkeys(setting.address for setting in self.used_by))
+
+    @property
+    def matters(self) -> bool:
+        """Not where every setting has a token of its own, and none was ever got for them together."""
+        return bool(self.used_by or self.waiting) or self.state is not TokenState.NOT_ACQUIRED
 
     def used_for(self, address: str) -> tuple[Purpose, ...]:
         """What it is for at one mailbox now."""
@@ -134,7 +144,7 @@ class MailboxView:
     @property
     def token(self) -> TokenView | None:
         """Of the tokens in use the one that needs somebody most; None for a mailbox that uses its password alone."""
-        return min(self.in_use, key=lambda token: _URGENT.index(token.state), default=None)
+        return min(self.in_use, key=lambda token: URGENT.index(token.state), default=None)
 
     @property
     def next(self) -> TokenView | None:
@@ -162,104 +172,77 @@ class MailboxView:
         return bool(self.broken)
 
 
-_URGENT = (TokenState.INVALID, TokenState.NOT_ACQUIRED, TokenState.WAITING, TokenState.ACQUIRED)
-
-
 @dataclass(frozen=True, slots=True)
-class Overview:
-    """By address; tokens by account. `forecasts`: everything that will end, each once."""
+class _Tokens:
+    """`held`: consents that are being given back, by token id. `unverified`: somebody has to confirm the person."""
 
-    mailboxes: tuple[MailboxView, ...]
-    tokens: tuple[TokenView, ...]
-    forecasts: tuple[Forecast, ...] = ()
-
-    def warnings(self, now: float) -> list[Forecast]:
-        """What ends within 60 days or has ended, the nearest first."""
-        return forecast.warnings(self.forecasts, now)
-
-    @property
-    def banner(self) -> tuple[MailboxView, ...]:
-        """The mailboxes that a person has to sign in for again."""
-        return tuple(view for view in self.mailboxes if view.needs_reauthorising)
-
-    @property
-    def queue(self) -> dict[str, int]:
-        """Messages of all mailboxes by state."""
-        total: dict[str, int] = {}
-        for view in self.mailboxes:
-            for state, count in view.queue.items():
-                total[state] = total.get(state, 0) + count
-        return total
-
-    def mailbox(self, name: str) -> MailboxView | None:
-        """By id or address."""
-        wanted = name.strip().casefold()
-        return next(
-            (view for view in self.mailboxes if view.mailbox.address == wanted or view.mailbox.id == name), None
-        )
-
-    def token(self, token_id: str) -> TokenView | None:
-        return next((view for view in self.tokens if view.id == token_id), None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
     tokens: list[Token]
     grants: dict[str, Grant]
-    results: dict[tuple[str, str], SettingResult]
-    counts: dict[str, dict[str, int]]
-    sent: dict[str, float]
-    senders: dict[str, tuple[Learnt, ...]]
     held: dict[str, Held]
     unverified: set[str]
 
 
-async def overview(store: Store, directory: Directory) -> Overview:
-    """One read transaction, beside the newest configuration. Raises DatabaseUnavailable."""
-    await directory.refresh()
-    rows = await store.database.read(lambda tx: _read(tx, store))
-    return _assemble(directory.now, rows)
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    known: _Tokens
+    results: dict[tuple[str, str], SettingResult]
+    counts: dict[str, dict[str, int]]
+    sent: dict[str, float]
+    senders: dict[str, tuple[Learnt, ...]]
 
 
-async def _read(tx: Transaction, store: Store) -> _Rows:
-    return _Rows(
-        await tokens.everything(tx),
-        await tokens.serving(tx, store.sealer),
-        await tokens.results(tx),
-        await messages.counts(tx),
-        _last_sent(await messages.page(tx, wanted=Wanted(state="sent"))),
-        await senders.everything(tx),
-        {one.token_id: one for one in reversed(await leaving.held(tx))},
-        await authorisations.unverified(tx),
+async def view_mailboxes(store: Store, snapshot: Snapshot, wanted: Sequence[Mailbox]) -> list[MailboxView]:
+    """These mailboxes, in this order, read in one transaction. Raises DatabaseUnavailable."""
+    ids = [mailbox.id for mailbox in wanted]
+    of_tokens = [way.token_id for mailbox in wanted for way in mailbox.ways() if way.token_id]
+
+    async def read(tx: Transaction) -> _Rows:
+        return _Rows(
+            await _read_tokens(tx, store, of_tokens),
+            await tokens.results(tx, ids),
+            await messages.counts_of(tx, ids),
+            await messages.last_sent(tx, ids),
+            await senders.of_mailboxes(tx, ids),
+        )
+
+    rows = await store.database.read(read)
+    views = _token_views(snapshot, rows.known)
+    return [_mailbox_view(snapshot, rows, views, mailbox) for mailbox in wanted]
+
+
+async def view_mailbox(store: Store, snapshot: Snapshot, mailbox: Mailbox) -> MailboxView:
+    """Raises DatabaseUnavailable."""
+    return (await view_mailboxes(store, snapshot, [mailbox]))[0]
+
+
+async def view_tokens(store: Store, snapshot: Snapshot, wanted: Sequence[str]) -> list[TokenView]:
+    """Those of these ids that there are, in this order. Raises DatabaseUnavailable."""
+
+    known = await store.database.read(lambda tx: _read_tokens(tx, store, wanted))
+    views = _token_views(snapshot, known)
+    return [views[token_id] for token_id in wanted if token_id in views]
+
+
+async def _read_tokens(tx: Transaction, store: Store, wanted: Sequence[str]) -> _Tokens:
+    return _Tokens(
+        await tokens.some(tx, wanted),
+        await tokens.serving(tx, store.sealer, wanted),
+        {one.token_id: one for one in reversed(await leaving.held(tx, wanted))},
+        await authorisations.unverified(tx, wanted),
     )
 
 
-def _last_sent(newest: Iterable[Summary]) -> dict[str, float]:
-    last: dict[str, float] = {}
-    for summary in newest:
-        last[summary.mailbox_id] = max(summary.finished_at, last.get(summary.mailbox_id, 0.0))
-    return last
+def _token_views(snapshot: Snapshot, known: _Tokens) -> dict[str, TokenView]:
+    waiting = _waiting(snapshot, {token.id for token in known.tokens})
+    return {token.id: _token_view(snapshot, known, token, waiting) for token in known.tokens}
 
 
-def _assemble(snapshot: Snapshot, rows: _Rows) -> Overview:
-    forecasts = tuple(_forecasts(snapshot, rows))
-    endings = _by_subject(forecasts)
-    waiting = _waiting(snapshot)
-    views = {token.id: _token_view(snapshot, rows, token, endings, waiting) for token in rows.tokens}
-    mailboxes = (_mailbox_view(snapshot, rows, views, mailbox) for mailbox in snapshot.mailboxes.values())
-    return Overview(tuple(mailboxes), tuple(view for view in views.values() if _matters(view)), forecasts)
-
-
-def _matters(view: TokenView) -> bool:
-    """Not where every setting has a token of its own, and none was ever got for them together."""
-    return bool(view.used_by or view.waiting) or view.state is not TokenState.NOT_ACQUIRED
-
-
-def _waiting(snapshot: Snapshot) -> dict[str, list[Setting]]:
+def _waiting(snapshot: Snapshot, wanted: Container[str]) -> dict[str, list[Setting]]:
     found: dict[str, list[Setting]] = {}
     for token_id, user in snapshot.waiting:
-        of_token = found.setdefault(token_id, [])
-        of_token += [_setting(snapshot.mailboxes[user.mailbox.id], purpose) for purpose in user.purposes]
+        if token_id in wanted:
+            of_token = found.setdefault(token_id, [])
+            of_token += [_setting(snapshot.mailboxes[user.mailbox.id], purpose) for purpose in user.purposes]
     return found
 
 
@@ -268,32 +251,12 @@ def _setting(mailbox: Mailbox, purpose: Purpose) -> Setting:
     return Setting(mailbox.address, purpose, apart.refused if apart else "")
 
 
-def _forecasts(snapshot: Snapshot, rows: _Rows) -> Iterator[Forecast]:
-    for app in snapshot.configuration.apps.values():
-        yield from forecast.of_app(snapshot, app)
-    for token in rows.tokens:
-        grant = rows.grants.get(token.serving_grant or "")
-        if grant is not None and token.state is TokenState.ACQUIRED:
-            yield from forecast.of_token(snapshot, token.id, token.app_id, token.account, grant.course)
-
-
-def _by_subject(forecasts: Iterable[Forecast]) -> dict[str, list[Ending]]:
-    endings: dict[str, list[Ending]] = {}
-    for one in forecasts:
-        endings.setdefault(one.subject, []).append(one.ending)
-    return endings
-
-
 def _token_view(
-    snapshot: Snapshot,
-    rows: _Rows,
-    token: Token,
-    endings: Mapping[str, Sequence[Ending]],
-    waiting: Mapping[str, Sequence[Setting]],
+    snapshot: Snapshot, known: _Tokens, token: Token, waiting: Mapping[str, Sequence[Setting]]
 ) -> TokenView:
     app = snapshot.configuration.apps.get(token.app_id)
-    grant = rows.grants.get(token.serving_grant or "")
-    unverified = token.id in rows.unverified
+    grant = known.grants.get(token.serving_grant or "")
+    unverified = token.id in known.unverified
     bare = TokenView(
         id=token.id,
         app=app.name if app else "",
@@ -309,10 +272,17 @@ def _token_view(
             Setting(user.mailbox.address, purpose) for user in snapshot.uses_now(token.id) for purpose in user.purposes
         ),
         waiting=tuple(waiting.get(token.id, ())),
-        giving_back=rows.held.get(token.id),
-        forecast=tuple(sorted((*endings.get(token.app_id, ()), *endings.get(token.id, ())))),
+        giving_back=known.held.get(token.id),
+        forecast=tuple(sorted(_endings(snapshot, token, app, grant))),
     )
     return _with_meaning(_with_grant(bare, grant) if grant else bare, snapshot, app)
+
+
+def _endings(snapshot: Snapshot, token: Token, app: StoredApp | None, grant: Grant | None) -> Iterator[Ending]:
+    if app is not None:
+        yield from forecast.ends_of_app(app)
+    if grant is not None and token.state is TokenState.ACQUIRED:
+        yield from of_grant(grant.course, forecast.lifetimes(snapshot, token.app_id))
 
 
 def _with_meaning(view: TokenView, snapshot: Snapshot, app: StoredApp | None) -> TokenView:

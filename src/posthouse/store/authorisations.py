@@ -1,12 +1,14 @@
 """Attempts to get a token, from their beginning to their end."""
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 from sqlalchemy import and_, bindparam, delete, func, insert, literal, or_, select, update
 
+from posthouse.store.among import all_among, among
 from posthouse.store.compiling import one_of
 from posthouse.store.database import Row, Transaction
 from posthouse.store.sealing import Sealer, Unsealable
@@ -61,7 +63,9 @@ _of_mailbox = (
     .limit(20)
 )
 _open = select(authorisation).where(one_of(authorisation.c.state, OPEN))
-_unverified = select(authorisation.c.token_id).where(authorisation.c.state == literal("unverified")).limit(1000)
+_unverified = select(authorisation.c.token_id).where(
+    authorisation.c.state == literal("unverified"), among(authorisation.c.token_id)
+)
 _waiting = (
     select(authorisation.c.id)
     .where(authorisation.c.token_id == bindparam("token"), one_of(authorisation.c.state, OPEN))
@@ -192,9 +196,9 @@ async def open_ones(tx: Transaction, sealer: Sealer) -> list[Authorisation]:
     return [_authorisation(row, sealer) for row in await tx.all(_open)]
 
 
-async def unverified(tx: Transaction) -> set[str]:
-    """Tokens for which somebody has to confirm who signed in."""
-    return {row["token_id"] for row in await tx.all(_unverified)}
+async def unverified(tx: Transaction, wanted: Iterable[str]) -> set[str]:
+    """Those of these tokens for which somebody has to confirm who signed in."""
+    return {row["token_id"] for row in await all_among(tx, _unverified, wanted)}
 
 
 async def count_open(tx: Transaction, mailbox_id: str) -> int:

@@ -1,12 +1,14 @@
 """Consents that are forgotten here and have still to be given back at the provider."""
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
 from sqlalchemy import bindparam, delete, insert, or_, select, update
 
 from posthouse.secret import Secret
+from posthouse.store.among import all_among, among
 from posthouse.store.database import Row, Transaction
 from posthouse.store.sealing import Sealer, Unsealable
 from posthouse.store.tables import grant, leaving_grant, token
@@ -66,8 +68,8 @@ _postpone = (
 )
 _held = (
     select(*(leaving_grant.c[name] for name in ("token_id", "since", "next_at", "answer")))
+    .where(among(leaving_grant.c.token_id))
     .order_by(leaving_grant.c.since.desc())
-    .limit(1000)
 )
 _beside = (
     select(grant.c.token_id, grant.c.issuer, grant.c.subject)
@@ -98,9 +100,9 @@ async def postpone(tx: Transaction, row_id: str, answer: str, until: float) -> N
     await tx.run(_postpone, row_id=row_id, what=answer, until=until)
 
 
-async def held(tx: Transaction) -> list[Held]:
-    """The newest first, a thousand at most."""
-    return [Held(**dict(row)) for row in await tx.all(_held)]
+async def held(tx: Transaction, wanted: Iterable[str]) -> list[Held]:
+    """Of these tokens, the newest of each before its older ones."""
+    return [Held(**dict(row)) for row in await all_among(tx, _held, wanted)]
 
 
 async def remove(tx: Transaction, row_id: str) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.sql.expression import ClauseElement
 from posthouse.model.delivery import Outcome
 from posthouse.model.message import MessageState, NewMessage, QueuedMessage, Recipient, Stage
 from posthouse.store import events, journal
+from posthouse.store.among import all_among, among
 from posthouse.store.compiling import one_of
 from posthouse.store.database import Row, Transaction
 from posthouse.store.ids import first_message_id
@@ -302,6 +303,17 @@ _remove = (
 _counts = select(message.c.mailbox_id, message.c.state, func.count().label("count")).group_by(
     message.c.mailbox_id, message.c.state
 )
+_STATES = tuple(str(state) for state in MessageState)
+_counts_among = _counts.where(one_of(message.c.state, _STATES), among(message.c.mailbox_id))
+_totals = select(message.c.state, func.count().label("count")).group_by(message.c.state)
+_newest_sent = (
+    select(message.c.next_at)
+    .where(message.c.state == literal(str(MessageState.SENT)), message.c.mailbox_id == mailbox.c.id)
+    .order_by(message.c.next_at.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_last_sent = select(mailbox.c.id, _newest_sent.label("at")).where(among(mailbox.c.id))
 _EQUAL = {"state": message.c.state, "mailbox_id": message.c.mailbox_id, "device": message.c.device}
 _SEARCHED = (message.c.subject, message.c.sender, message.c.recipients)
 
@@ -571,10 +583,29 @@ async def remove(tx: Transaction, queue_id: str, now: float) -> bool:
 
 async def counts(tx: Transaction) -> dict[str, dict[str, int]]:
     """Number of messages by mailbox id and state."""
+    return _by_mailbox(await tx.all(_counts))
+
+
+async def counts_of(tx: Transaction, mailboxes: Iterable[str]) -> dict[str, dict[str, int]]:
+    """The same for some mailboxes, by their ids."""
+    return _by_mailbox(await all_among(tx, _counts_among, mailboxes))
+
+
+def _by_mailbox(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
     result: dict[str, dict[str, int]] = {}
-    for row in await tx.all(_counts):
+    for row in rows:
         result.setdefault(row["mailbox_id"], {})[row["state"]] = row["count"]
     return result
+
+
+async def totals(tx: Transaction) -> dict[str, int]:
+    """Number of messages by state."""
+    return {row["state"]: row["count"] for row in await tx.all(_totals)}
+
+
+async def last_sent(tx: Transaction, mailboxes: Iterable[str]) -> dict[str, float]:
+    """When the provider last took a message of these mailboxes; without those of which it took none."""
+    return {row["id"]: row["at"] for row in await all_among(tx, _last_sent, mailboxes) if row["at"]}
 
 
 async def page(tx: Transaction, *, before: str = _NEWEST, wanted: Wanted = EVERY) -> list[Summary]:

@@ -3,6 +3,7 @@
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Double,
     Index,
     Integer,
@@ -11,9 +12,13 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
+    text,
 )
 
 metadata = MetaData()
+ZERO: ColumnElement[int] = literal_column("0", Integer)
+"""As a number in the statement itself, so that an index over a part of the rows is found."""
 AutoId = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -159,6 +164,8 @@ grant = Table(
     _time("lease_until"),
     _number("lease_epoch"),
     Index("grant_next_refresh", "next_refresh_at", "app_id"),
+    Index("grant_failing", "refreshed_at", sqlite_where=text("failures > 0"), postgresql_where=text("failures > 0")),
+    Index("grant_told_end", "told_end", sqlite_where=text("told_end > 0"), postgresql_where=text("told_end > 0")),
     Index("grant_token", "token_id"),
 )
 """One consent. `app_id` is its token's, for the index. `serial` grows at each rotation and decides who may write an

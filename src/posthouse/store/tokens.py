@@ -15,11 +15,16 @@ from sqlalchemy import and_, bindparam, delete, func, insert, literal, or_, sele
 from posthouse.model.token import Grant, Token, TokenState
 from posthouse.secret import Secret
 from posthouse.store import events
-from posthouse.store.compiling import insert_if_absent, is_line_of, lines
+from posthouse.store.among import all_among, among
+from posthouse.store.compiling import insert_if_absent, is_line_of, lines, one_of
 from posthouse.store.database import Row, Transaction
 from posthouse.store.ids import new_id
 from posthouse.store.sealing import Sealer, Unsealable
-from posthouse.store.tables import app, grant, mailbox, setting, token
+from posthouse.store.tables import ZERO, app, event, grant, mailbox, setting, token
+
+PAGE = 200
+STATES = 5000
+"""Rows that are read at a time where only the state is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,15 @@ _invalid = (
     select(token).where(token.c.state == literal(str(TokenState.INVALID))).order_by(token.c.account, token.c.name)
 )
 _invalid_for = _invalid.where(token.c.reason == bindparam("why"))
+_among = select(token).where(among(token.c.id))
+_page = select(token).where(token.c.id > bindparam("position")).order_by(token.c.id).limit(PAGE)
+_by_state = select(token.c.state, func.count().label("count")).group_by(token.c.state)
+_states = select(token.c.id, token.c.state).where(token.c.id > bindparam("position")).order_by(token.c.id).limit(STATES)
+_state_changes = (
+    select(event.c.subject, event.c.kind)
+    .where(event.c.id > bindparam("position"), one_of(event.c.kind, (f"token.{state}" for state in TokenState)))
+    .order_by(event.c.id)
+)
 _not_shared = select(token).where(token.c.id.not_in(select(mailbox.c.token_id).where(mailbox.c.token_id.is_not(None))))
 _token_for_change = _token_by_id.with_for_update()
 _make_token = insert_if_absent(
@@ -92,6 +106,12 @@ _grant_by_id = select(grant).where(grant.c.id == bindparam("row_id"))
 _grant_for_change = _grant_by_id.with_for_update()
 _grants_of_token = select(grant).where(grant.c.token_id == bindparam("of_token"))
 _serving = select(grant).join(token, and_(token.c.id == grant.c.token_id, token.c.serving_grant == grant.c.id))
+_serving_among = _serving.where(among(grant.c.token_id))
+_failures = (
+    select(func.coalesce(func.sum(grant.c.failures), 0).label("failures"))
+    .where(grant.c.failures > ZERO)
+    .where(select(token.c.id).where(token.c.id == grant.c.token_id, token.c.serving_grant == grant.c.id).exists())
+)
 _grant_columns = (
     "id", "token_id", "serial", "sealed", "issuer", "subject", "person", "scopes",
     "obtained_at", "refreshed_at", "access_expires_at", "next_refresh_at",
@@ -177,6 +197,7 @@ _postpone = (
 )
 _answered = update(grant).where(grant.c.id == bindparam("row_id")).values(intent_serial=None)
 _settings = select(setting)
+_settings_among = _settings.where(among(setting.c.mailbox_id))
 _settings_of = _settings.where(setting.c.mailbox_id == bindparam("mailbox"))
 _setting_values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in ("state", "answer", "cause", "since")}
 _update_setting = (
@@ -223,6 +244,43 @@ async def get_for_change(tx: Transaction, token_id: str) -> Token | None:
 
 async def everything(tx: Transaction) -> list[Token]:
     return [_token(row) for row in await tx.all(_tokens)]
+
+
+async def some(tx: Transaction, wanted: Iterable[str]) -> list[Token]:
+    """Those of these ids that there are, in no order."""
+    return [_token(row) for row in await all_among(tx, _among, wanted)]
+
+
+async def page(tx: Transaction, position: str = "") -> list[Token]:
+    """At most PAGE by id, those that follow `position`."""
+    return [_token(row) for row in await tx.all(_page, position=position)]
+
+
+async def counts(tx: Transaction) -> dict[str, int]:
+    """Number of tokens by state, also of those that nothing uses."""
+    return {row["state"]: row["count"] for row in await tx.all(_by_state)}
+
+
+async def failures(tx: Transaction) -> int:
+    """Refreshes in a row that failed for now, over all tokens."""
+    row = await tx.one(_failures)
+    return int(row["failures"]) if row else 0
+
+
+async def states(tx: Transaction) -> dict[str, TokenState]:
+    """The state of every token by its id."""
+    found: dict[str, TokenState] = {}
+    position = ""
+    while rows := await tx.all(_states, position=position):
+        found.update((row["id"], TokenState(row["state"])) for row in rows)
+        position = rows[-1]["id"]
+    return found
+
+
+async def state_changes(tx: Transaction, position: int) -> dict[str, TokenState]:
+    """The state of each token of which it has changed since this event; what was made since is not acquired."""
+    rows = await tx.all(_state_changes, position=position)
+    return {row["subject"]: TokenState(row["kind"].removeprefix("token.")) for row in rows}
 
 
 async def invalid(tx: Transaction) -> list[Token]:
@@ -354,9 +412,9 @@ async def is_newer(tx: Transaction, grant_id: str | None, obtained_at: float, no
     return row is not None and obtained_at < row["obtained_at"] <= now
 
 
-async def serving(tx: Transaction, sealer: Sealer) -> dict[str, Grant]:
-    """The grants that serve a token, by their ids; without those that cannot be opened."""
-    found = (_grant_if_readable(row, sealer) for row in await tx.all(_serving))
+async def serving(tx: Transaction, sealer: Sealer, wanted: Iterable[str]) -> dict[str, Grant]:
+    """The grants that serve these tokens, by the grants' ids; without those that cannot be opened."""
+    found = (_grant_if_readable(row, sealer) for row in await all_among(tx, _serving_among, wanted))
     return {grant.id: grant for grant in found if grant is not None}
 
 
@@ -507,9 +565,10 @@ async def set_result(
     await tx.run(_update_setting, mailbox=mailbox_id, protocol=protocol, **values)
 
 
-async def results(tx: Transaction) -> dict[tuple[str, str], SettingResult]:
-    """By mailbox id and protocol."""
-    return {(row["mailbox_id"], row["kind"]): SettingResult(**dict(row)) for row in await tx.all(_settings)}
+async def results(tx: Transaction, mailboxes: Iterable[str]) -> dict[tuple[str, str], SettingResult]:
+    """By mailbox id and protocol, of these mailboxes."""
+    rows = await all_among(tx, _settings_among, mailboxes)
+    return {(row["mailbox_id"], row["kind"]): SettingResult(**dict(row)) for row in rows}
 
 
 async def results_of(tx: Transaction, mailbox_id: str) -> dict[str, SettingResult]:

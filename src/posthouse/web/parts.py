@@ -22,6 +22,7 @@ from posthouse.services.rates import Rates
 from posthouse.services.refused_senders import RefusedSenders
 from posthouse.services.reporting import Reporting
 from posthouse.services.sharing import Sharing
+from posthouse.services.standing import Standings
 from posthouse.services.submission import Submission
 from posthouse.services.token_keeper import TokenKeeper
 from posthouse.services.watchdog import Watchdog
@@ -39,6 +40,7 @@ class Parts:
     authorise: Authorise
     going_back: GoingBack
     sharing: Sharing
+    standings: Standings
     connection_test: ConnectionTest
     app_check: AppCheck
     credentials: Credentials

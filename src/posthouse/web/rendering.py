@@ -12,9 +12,10 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
 from posthouse.locales import LANGUAGES, SOURCE, translations
+from posthouse.model.token import Token
 from posthouse.providers.provider import CALLBACK
 from posthouse.services import storage
-from posthouse.services.overview import Overview, overview
+from posthouse.services.standing import Standing
 from posthouse.store import notices, tokens
 from posthouse.web import i18n, words
 from posthouse.web.visits import Visit
@@ -68,18 +69,22 @@ def _filter_of(known: dict[str, str], language: str) -> Any:
     return label
 
 
-async def page(visit: Visit, template: str, *, seen: Overview | None = None, **values: Any) -> HTMLResponse:
-    """A whole page. Whoever is signed in sees the banner; `seen` saves looking twice."""
-    banner = _banner(seen) if seen else await _broken(visit) if visit.person is not None else ()
+async def page(visit: Visit, template: str, **values: Any) -> HTMLResponse:
+    """A whole page. Whoever is signed in sees the banner."""
     if visit.person is not None:
+        values["banner"] = await _banner(visit)
         values["open_notices"] = await visit.parts.store.database.read(notices.count_open)
-    return fragment(visit, template, banner=banner, trouble=_trouble(visit), **values)
+    return fragment(visit, template, **{"banner": None, "trouble": _trouble(visit), **values})
 
 
 def _trouble(visit: Visit) -> str:
     """Why no mail can be taken at the moment, and the step that mends it; for whoever is signed in."""
     found = storage.problem_of(visit.parts.store) if visit.person is not None else None
     return words.explained(str(found), translations(visit.language)) if found else ""
+
+
+BROKEN = 3
+"""Tokens that the banner names; of the others it gives the number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,30 +97,28 @@ class Broken:
     addresses: tuple[str, ...]
 
 
-def _banner(seen: Overview) -> list[Broken]:
-    """One line for each token, not for each of the mailboxes that share it."""
-    first = {token.id: (view.mailbox.id, token) for view in reversed(seen.banner) for token in reversed(view.broken)}
-    return [
-        Broken(mailbox_id, token.account, token.reason or "other", token.addresses)
-        for mailbox_id, token in reversed(first.values())
-    ]
+@dataclass(frozen=True, slots=True)
+class Banner:
+    """One line for each token, not for each of the mailboxes that share it. `more` is how many are not named."""
+
+    broken: tuple[Broken, ...]
+    more: int
 
 
-async def _broken(visit: Visit) -> list[Broken]:
-    """The same for a page that has looked at nothing else: only tokens that are invalid are read."""
-    parts = visit.parts
-    await parts.directory.refresh()
-    invalid = await parts.store.database.read(tokens.invalid)
-    users = ((token, [user.mailbox for user in parts.directory.now.uses_now(token.id)]) for token in invalid)
-    return [
-        Broken(mailboxes[0].id, token.account, token.reason or "other", tuple(one.address for one in mailboxes))
-        for token, mailboxes in users
-        if mailboxes
-    ]
+async def _banner(visit: Visit) -> Banner | None:
+    standing = await visit.parts.standings.look()
+    named = standing.broken[:BROKEN]
+    if not named:
+        return None
+    found = {one.id: one for one in await visit.parts.store.database.read(lambda tx: tokens.some(tx, named))}
+    shown = (_broken(standing, found[token_id]) for token_id in named if token_id in found)
+    return Banner(tuple(shown), len(standing.broken) - len(named))
 
 
-async def look(visit: Visit) -> Overview:
-    return await overview(visit.parts.store, visit.parts.directory)
+def _broken(standing: Standing, token: Token) -> Broken:
+    users = standing.snapshot.uses_now(token.id)
+    addresses = tuple(user.mailbox.address for user in users)
+    return Broken(users[0].mailbox.id, token.account, token.reason or "other", addresses)
 
 
 def fragment(visit: Visit, template: str, **values: Any) -> HTMLResponse:

@@ -43,6 +43,14 @@ class Caller:
         mailbox = self.parts.directory.now.mailboxes.get(mailbox_id)
         return not self.mailboxes or (mailbox is not None and mailbox.address in self.mailboxes)
 
+    def mailboxes_seen(self) -> list[Mailbox]:
+        """By address."""
+        snapshot = self.parts.directory.now
+        if not self.mailboxes:
+            return snapshot.ordered
+        found = (snapshot.by_address.get(address) for address in sorted(self.mailboxes))
+        return [mailbox for mailbox in found if mailbox is not None]
+
     def mailbox(self, name: str) -> Mailbox:
         """By id or address. Raises HTTPException 404, also for one the key is not meant for."""
         found = self.parts.directory.now.mailbox(name)

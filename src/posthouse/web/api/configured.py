@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter
 
+from posthouse.model.device import Device
 from posthouse.model.mailbox import Protocol
 from posthouse.providers.provider import Provider
 from posthouse.store import people
@@ -9,35 +10,43 @@ from posthouse.store.configuration import StoredApp, StoredProvider
 from posthouse.web.api import shapes
 from posthouse.web.api.callers import Caller, Reader
 from posthouse.web.api.problems import not_found
-from posthouse.web.api.shapes import Name
+from posthouse.web.api.shapes import Cursor, Limit, Name
 
 routes = APIRouter(tags=["configuration"])
 
 
 @routes.get("/devices")
-async def devices(caller: Reader) -> shapes.Page[shapes.DeviceShape]:
-    """A key for some mailboxes sees the devices that may use them."""
+async def devices(caller: Reader, cursor: Cursor = "", limit: Limit = 100) -> shapes.Page[shapes.DeviceShape]:
+    """By name. A key for some mailboxes sees the devices that may use them."""
+    return shapes.page_of(_devices(caller), lambda device: device.name, cursor, limit, shapes.device)
+
+
+def _devices(caller: Caller) -> list[Device]:
     found = caller.parts.directory.now.configuration.devices.values()
-    seen = (d for d in found if not caller.mailboxes or any(caller.sees(a) for a in d.settings.mailboxes))
-    return shapes.Page(items=[shapes.device(device) for device in seen])
+    return [d for d in found if not caller.mailboxes or any(caller.sees(a) for a in d.settings.mailboxes)]
 
 
 @routes.get("/devices/{id}")
 async def device(caller: Reader, name: Name) -> shapes.DeviceShape:
     """By id or name."""
-    for found in (await devices(caller)).items:
+    for found in _devices(caller):
         if name == found.id or name.casefold() == found.name.casefold():
-            return found
+            return shapes.device(found)
     raise not_found("device", name)
 
 
 @routes.get("/apps")
-async def apps(caller: Reader) -> shapes.Page[shapes.App]:
-    """App registrations."""
-    snapshot = caller.parts.directory.now
-    used = {mailbox.app_id for mailbox in snapshot.mailboxes.values() if caller.sees(mailbox.address)}
-    found = snapshot.configuration.apps.values()
-    return shapes.Page(items=[_app(caller, app) for app in found if not caller.mailboxes or app.id in used])
+async def apps(caller: Reader, cursor: Cursor = "", limit: Limit = 100) -> shapes.Page[shapes.App]:
+    """App registrations, by name."""
+    return shapes.page_of(_apps(caller), lambda app: app.name, cursor, limit, lambda app: _app(caller, app))
+
+
+def _apps(caller: Caller) -> list[StoredApp]:
+    found = list(caller.parts.directory.now.configuration.apps.values())
+    if not caller.mailboxes:
+        return found
+    used = {mailbox.app_id for mailbox in caller.mailboxes_seen()}
+    return [app for app in found if app.id in used]
 
 
 def _app(caller: Caller, found: StoredApp) -> shapes.App:
@@ -49,18 +58,24 @@ def _app(caller: Caller, found: StoredApp) -> shapes.App:
 @routes.get("/apps/{id}")
 async def app(caller: Reader, name: Name) -> shapes.App:
     """By id or name."""
-    for found in (await apps(caller)).items:
+    for found in _apps(caller):
         if name in (found.id, found.name):
-            return found
+            return _app(caller, found)
     raise not_found("app", name)
 
 
 @routes.get("/providers")
-async def providers(caller: Reader) -> shapes.Page[shapes.Provider]:
-    """Those that are built in, and those from apply files."""
+async def providers(caller: Reader, cursor: Cursor = "", limit: Limit = 100) -> shapes.Page[shapes.Provider]:
+    """Those that are built in, and those from apply files, by name."""
     snapshot = caller.parts.directory.now
     own = snapshot.configuration.providers
-    return shapes.Page(items=[_provider(found, own.get(name)) for name, found in snapshot.providers.items()])
+    return shapes.page_of(
+        snapshot.providers.values(),
+        lambda found: found.name,
+        cursor,
+        limit,
+        lambda found: _provider(found, own.get(found.name)),
+    )
 
 
 @routes.get("/providers/{id}")
@@ -92,19 +107,18 @@ def _server(found: Provider, protocol: Protocol) -> str:
 
 
 @routes.get("/administrators")
-async def administrators(caller: Reader) -> shapes.Page[shapes.Administrator]:
-    """Not for keys that are limited to some mailboxes."""
+async def administrators(caller: Reader, cursor: Cursor = "", limit: Limit = 100) -> shapes.Page[shapes.Administrator]:
+    """By name. Not for keys that are limited to some mailboxes."""
     caller.must_see_all()
     found = await caller.parts.store.database.read(people.administrators)
-    return shapes.Page(
-        items=[
-            shapes.Administrator(
-                id=one.id,
-                name=one.name,
-                role=one.role,
-                permissions=list(one.permissions),
-                has_password=bool(one.password_hash),
-            )
-            for one in found
-        ]
+    return shapes.page_of(found, lambda one: one.name, cursor, limit, _administrator)
+
+
+def _administrator(found: people.Administrator) -> shapes.Administrator:
+    return shapes.Administrator(
+        id=found.id,
+        name=found.name,
+        role=found.role,
+        permissions=list(found.permissions),
+        has_password=bool(found.password_hash),
     )

@@ -4,6 +4,7 @@ import ipaddress
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from fastapi import APIRouter, Request
@@ -16,15 +17,18 @@ from posthouse.model.forecast import DAY
 from posthouse.model.mailbox import PURPOSES
 from posthouse.model.message import MessageState
 from posthouse.model.token import TokenState
-from posthouse.services import storage
-from posthouse.services.overview import Overview, overview
-from posthouse.store import events
-from posthouse.store.database import CommitUnknown, DatabaseUnavailable
+from posthouse.services import forecast, storage
+from posthouse.services.forecast import Forecast
+from posthouse.services.standing import Standing
+from posthouse.store import events, messages, tokens
+from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.web.api.callers import Caller, find_key
 from posthouse.web.api.control import is_trusted
 from posthouse.web.parts import Parts
 
 routes = APIRouter(include_in_schema=False)
+FORESEEN = 10 * 366 * DAY
+"""Seconds within which an end has a number of days."""
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 
@@ -54,7 +58,7 @@ async def metrics(request: Request) -> PlainTextResponse:
     if not (is_trusted(request.scope) or _is_near(request) or await _has_key(parts, request)):
         return PlainTextResponse("This needs a key that may read.\n", HTTPStatus.UNAUTHORIZED)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(await overview(parts.store, parts.directory), parts.clock()))
+    registry.register(await _figures(parts))
     return PlainTextResponse(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -76,24 +80,37 @@ async def _has_key(parts: Parts, request: Request) -> bool:
     return Caller(parts, found.name, frozenset(found.permissions)).may("read")
 
 
-class _Figures:
-    """The numbers of one moment."""
+async def _figures(parts: Parts) -> "_Figures":
+    standing, now, database = await parts.standings.look(), parts.clock(), parts.store.database
+    ends = await forecast.near(parts.store, standing.snapshot, now + FORESEEN)
+    queue, known, failures = await database.read(_counted)
+    unused = Counter(str(state) for state in standing.states.values())[TokenState.NOT_ACQUIRED]
+    return _Figures(standing, Counter(queue), Counter(known | {TokenState.NOT_ACQUIRED: unused}), failures, ends, now)
 
-    def __init__(self, seen: Overview, now: float) -> None:
-        self._seen = seen
-        self._now = now
+
+async def _counted(tx: Transaction) -> tuple[dict[str, int], dict[str, int], int]:
+    return await messages.totals(tx), await tokens.counts(tx), await tokens.failures(tx)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Figures:
+    """The numbers of one moment. However many mailboxes there are, the series are the same few."""
+
+    standing: Standing
+    queue: Counter[str]
+    tokens: Counter[str]
+    failures: int
+    ends: list[Forecast]
+    now: float
 
     def collect(self) -> Iterator[Metric]:
-        seen = self._seen
-        states = Counter(str(view.token.state) for view in seen.mailboxes if view.token)
+        states = Counter(self.standing.counts)
         yield _by_state("posthouse_mailboxes", "Mailboxes by the state of their token", TokenState, states)
-        tokens = Counter(str(view.state) for view in seen.tokens)
-        yield _by_state("posthouse_tokens", "Tokens by state", TokenState, tokens)
+        yield _by_state("posthouse_tokens", "Tokens by state", TokenState, self.tokens)
         yield self._settings()
-        yield _by_state("posthouse_messages", "Messages by state", MessageState, Counter(seen.queue))
-        failures = sum(view.failures for view in seen.tokens)
+        yield _by_state("posthouse_messages", "Messages by state", MessageState, self.queue)
         yield GaugeMetricFamily(
-            "posthouse_refresh_failures", "Refreshes in a row that failed for now, over all tokens", failures
+            "posthouse_refresh_failures", "Refreshes in a row that failed for now, over all tokens", self.failures
         )
         yield self._days_left()
         info = GaugeMetricFamily("posthouse_build_info", "The version that runs", labels=["version"])
@@ -101,22 +118,20 @@ class _Figures:
         yield info
 
     def _settings(self) -> Metric:
-        found = Counter((one.purpose, str(token.state)) for token in self._seen.tokens for one in token.used_by)
         text, labels = "Settings of mailboxes by the state of the token that they use", ["for", "state"]
         family = GaugeMetricFamily("posthouse_settings", text, labels=labels)
         for purpose, state in itertools.product(PURPOSES, TokenState):
-            family.add_metric([purpose, str(state)], found[purpose, str(state)])
+            family.add_metric([purpose, str(state)], self.standing.settings[purpose, state])
         return family
 
     def _days_left(self) -> Metric:
         """Below nothing since it has ended."""
         family = GaugeMetricFamily("posthouse_days_left", "Days until the first of a kind ends", labels=["what"])
         first: dict[str, float] = {}
-        for one in self._seen.forecasts:
-            if one.mailboxes:
-                first[one.ending.what] = min(one.ending.at, first.get(one.ending.what, one.ending.at))
+        for one in self.ends:
+            first[one.ending.what] = min(one.ending.at, first.get(one.ending.what, one.ending.at))
         for what, at in first.items():
-            family.add_metric([what], (at - self._now) / DAY)
+            family.add_metric([what], (at - self.now) / DAY)
         return family
 
 

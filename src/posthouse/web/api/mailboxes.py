@@ -1,18 +1,20 @@
 """Mailboxes, their tokens, and getting a token for them."""
 
+import bisect
 from http import HTTPStatus
 from typing import Annotated, Literal, cast, get_args
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from posthouse.model.mailbox import Mailbox, Purpose
+from posthouse.model.mailbox import Mailbox, Purpose, fold
 from posthouse.oauth.code import MAX_CALLBACK
 from posthouse.problems import Problem
 from posthouse.secret import Secret
 from posthouse.services.authorise import Method
-from posthouse.services.overview import Overview, Setting, TokenView, overview
+from posthouse.services.overview import MailboxView, Setting, TokenView, view_mailbox, view_mailboxes, view_tokens
 from posthouse.store import authorisations
+from posthouse.store import tokens as stored_tokens
 from posthouse.store.authorisations import OPEN, Authorisation
 from posthouse.web.api import shapes
 from posthouse.web.api.callers import Caller, Manager, Reader
@@ -35,10 +37,6 @@ class Begin(BaseModel):
     )
 
 
-async def look(caller: Caller) -> Overview:
-    return await overview(caller.parts.store, caller.parts.directory)
-
-
 @routes.get("/mailboxes", tags=["mailboxes"])
 async def mailboxes(
     caller: Reader,
@@ -47,26 +45,23 @@ async def mailboxes(
     limit: Limit = 100,
 ) -> shapes.Page[shapes.Mailbox]:
     """All mailboxes by address, with the state of their tokens."""
-    views = (await look(caller)).mailboxes
-    wanted = address.strip().casefold()
-    seen = [
-        view
-        for view in views
-        if caller.sees(view.mailbox.address) and view.mailbox.address > cursor and wanted in ("", view.mailbox.address)
-    ]
-    items, more = shapes.cut(seen, limit)
-    next_ = items[-1].mailbox.address if more else None
-    return shapes.Page(items=[shapes.mailbox(view) for view in items], next=next_)
+    wanted, seen = fold(address), caller.mailboxes_seen()
+    if wanted:
+        seen = [mailbox for mailbox in seen if mailbox.address == wanted]
+    start = bisect.bisect_right(seen, cursor, key=lambda mailbox: mailbox.address)
+    items, more = shapes.cut(seen[start : start + limit + 1], limit)
+    views = await view_mailboxes(caller.parts.store, caller.parts.directory.now, items)
+    return shapes.Page(items=[shapes.mailbox(view) for view in views], next=items[-1].address if more else None)
 
 
 @routes.get("/mailboxes/{id}", tags=["mailboxes"])
 async def mailbox_by_name(caller: Reader, name: Name) -> shapes.Mailbox:
     """By id or address."""
-    known = caller.mailbox(name)
-    view = (await look(caller)).mailbox(known.id)
-    if view is None:
-        raise not_found("mailbox", name)
-    return shapes.mailbox(view)
+    return shapes.mailbox(await _view(caller, caller.mailbox(name)))
+
+
+async def _view(caller: Caller, mailbox: Mailbox) -> MailboxView:
+    return await view_mailbox(caller.parts.store, caller.parts.directory.now, mailbox)
 
 
 @routes.get("/mailboxes/{id}/tokens", tags=["tokens"])
@@ -76,8 +71,7 @@ async def tokens_of_mailbox(caller: Reader, name: Name) -> shapes.Page[shapes.To
 
 
 async def _tokens_of(caller: Caller, mailbox: Mailbox) -> shapes.Page[shapes.Token]:
-    view = (await look(caller)).mailbox(mailbox.id)
-    return shapes.Page(items=[shapes.token(one) for one in view.tokens] if view else [])
+    return shapes.Page(items=[shapes.token(one) for one in (await _view(caller, mailbox)).tokens])
 
 
 class Share(BaseModel):
@@ -95,17 +89,30 @@ async def share(caller: Manager, name: Name, body: Share) -> shapes.Page[shapes.
     """
     chosen = await caller.parts.sharing.choose(caller.mailbox(name), body.purpose, body.token, seen=body.version)
     caller.parts.following.ring()
+    await caller.parts.directory.refresh()
     return await _tokens_of(caller, chosen)
 
 
 @routes.get("/tokens", tags=["tokens"])
 async def tokens(caller: Reader, cursor: Cursor = "", limit: Limit = 100) -> shapes.Page[shapes.Token]:
-    seen = sorted(
-        (view for view in (await look(caller)).tokens if _sees(caller, view) and view.id > cursor),
-        key=lambda view: view.id,
-    )
+    """All tokens by id."""
+    seen: list[TokenView] = []
+    position = cursor
+    while len(seen) <= limit and (ids := await _ids_after(caller, position)):
+        views = await view_tokens(caller.parts.store, caller.parts.directory.now, ids)
+        seen += [view for view in views if view.matters and _sees(caller, view)]
+        position = ids[-1]
     items, more = shapes.cut(seen, limit)
     return shapes.Page(items=[shapes.token(view) for view in items], next=items[-1].id if more else None)
+
+
+async def _ids_after(caller: Caller, position: str) -> list[str]:
+    """The next tokens that may be shown: of a key for some mailboxes only those that they use or wait for."""
+    if not caller.mailboxes:
+        found = await caller.parts.store.database.read(lambda tx: stored_tokens.page(tx, position))
+        return [token.id for token in found]
+    ids = {way.token_id for mailbox in caller.mailboxes_seen() for way in mailbox.ways()}
+    return sorted(token_id for token_id in ids if token_id and token_id > position)[: stored_tokens.PAGE]
 
 
 def _sees(caller: Caller, view: TokenView) -> bool:
@@ -113,10 +120,10 @@ def _sees(caller: Caller, view: TokenView) -> bool:
 
 
 async def _token(caller: Caller, name: str) -> TokenView:
-    view = (await look(caller)).token(name)
-    if view is None or not _sees(caller, view):
-        raise not_found("token", name)
-    return view
+    for view in await view_tokens(caller.parts.store, caller.parts.directory.now, [name]):
+        if view.matters and _sees(caller, view):
+            return view
+    raise not_found("token", name)
 
 
 @routes.get("/tokens/{id}", tags=["tokens"])

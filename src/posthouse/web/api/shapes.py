@@ -1,6 +1,6 @@
 """What the API answers, field by field. Times are RFC 3339 in UTC, null where there is none."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -24,6 +24,7 @@ from posthouse.store.leaving import Held
 from posthouse.store.messages import Summary
 
 T = TypeVar("T")
+S = TypeVar("S")
 Name = Annotated[str, Path(alias="id", max_length=320, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """An id, or an address or name where the path says so."""
 Limit = Annotated[int, Query(ge=1, le=200, description="Items in one answer.")]
@@ -289,8 +290,9 @@ class Status(BaseModel):
     mailboxes: int
     tokens: dict[str, int]
     queue: dict[str, int]
-    attention: list[Mailbox]
-    warnings: list[Warned]
+    attention: list[Mailbox] = Field(description="At most 100 of them, by address.")
+    attention_count: int = Field(description="How many there are.")
+    warnings: list[Warned] = Field(description="At most 100, the nearest first.")
     notices: int
     trouble: Trouble | None = None
 
@@ -486,3 +488,9 @@ def app(found: StoredApp) -> App:
 def cut(items: Sequence[T], limit: int) -> tuple[list[T], bool]:
     """At most `limit` of them, and whether some were left."""
     return list(items[:limit]), len(items) > limit
+
+
+def page_of(found: Iterable[S], key: Callable[[S], str], cursor: str, limit: int, shown: Callable[[S], T]) -> Page[T]:
+    """Those that follow the cursor, sorted by the key, which names one of them and is the next cursor."""
+    items, more = cut(sorted((one for one in found if key(one) > cursor), key=key), limit)
+    return Page(items=[shown(one) for one in items], next=key(items[-1]) if more else None)

@@ -19,13 +19,17 @@ def N_(sentence: str) -> str:  # noqa: N802 - gettext's own name for "to be tran
     return sentence
 
 
+ORDERED = N_("A message that is delayed holds all later ones back.")
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """`label` and `hint` are sentences of the page, `choices` pairs of a word and what is read for it.
 
     `keys`: problems with these keys of the table are told here; the field's own name is one of them.
     `set_to`: what the provider has set for good; `unused` is then the value that is kept in its place. Else `unused` is
-    said beside a field that can be filled in and has no effect at the moment.
+    said beside a field that can be filled in and has no effect at the moment. `redraws`: ids of the parts of
+    the page that depend on what is chosen here.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Field:
     needed: bool = False
     set_to: str = ""
     unused: str = ""
+    redraws: tuple[str, ...] = ()
 
     def concerns(self, key: str) -> bool:
         return key == self.name or key in self.keys
@@ -81,7 +86,8 @@ def secrets(form: Values, *names: str) -> dict[str, Any]:
 
 
 def seconds(form: Values, *names: str) -> dict[str, Any]:
-    return {name: f"{form[name].strip()}s" for name in names if form.get(name, "").strip()}
+    """What is left empty is the default again."""
+    return {name: f"{form[name].strip()}s" if form[name].strip() else None for name in names if name in form}
 
 
 def endpoint(form: Values, prefix: str, key: str) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from posthouse.web.forms import N_, Field, Section, Values
 
 NOT_USED = N_("not used with OAuth 2.0")
 KEPT = N_("not used with OAuth 2.0, kept")
+_SENDING, _RECEIVING = "part-2", "part-3"
+NOT_USED_AS_GIVEN = N_("not used where the sender is as given")
 
 
 def shown(mailbox: Mailbox, snapshot: Snapshot) -> dict[str, str]:
@@ -32,6 +34,7 @@ def shown(mailbox: Mailbox, snapshot: Snapshot) -> dict[str, str]:
         **forms.server_values("smtp", settings.smtp),
         **{key: getattr(settings, key) for key in ("smtp_user", "sender", "sender_name", "sender_address")},
         "timeout": f"{settings.timeout:.0f}",
+        "ordered": forms.ticked(settings.ordered),
         "senders": forms.joined(settings.senders),
         "also_known_as": forms.joined(settings.also_known_as),
         "receive": settings.receive,
@@ -59,7 +62,7 @@ def read(form: Values) -> dict[str, Any]:
     """The table of an apply file. Receiving servers are those of the protocol that is chosen."""
     app, receive = form.get("app", ""), form.get("receive", "")
     table = forms.texts(form, "app", "smtp_user", "sender", "sender_name", "sender_address", "receive")
-    table |= forms.flags(form, "send", "default") | forms.lines(form, "senders", "also_known_as")
+    table |= forms.flags(form, "send", "default", "ordered") | forms.lines(form, "senders", "also_known_as")
     table |= forms.seconds(form, "timeout", "check_interval") | forms.secrets(form, "password")
     table |= forms.endpoint(form, "smtp", "smtp") | {"token": form.get("token_kind") or None}
     table |= {"method": form.get("method") or None, "folder": form.get("folder", "").strip() or None}
@@ -71,6 +74,15 @@ def read(form: Values) -> dict[str, Any]:
     after = form.get("after_fetch", "keep")
     table["after_fetch"] = f"move:{form.get('move_to_folder', '').strip()}" if after == "move" else after
     return table
+
+
+def chosen(mailbox: Mailbox | None, form: Values) -> dict[str, str]:
+    """The receiving server of the protocol that was just chosen, as it is stored for that."""
+    receive = form.get("receive", "")
+    if form.get("redraw") != "receive" or receive not in ("imap", "pop3"):
+        return {}
+    server, user = (getattr(mailbox.settings, key) if mailbox else "" for key in (receive, f"{receive}_user"))
+    return {**forms.server_values("receiving", server), "receiving_user": user}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +118,7 @@ class Sketch:
 
 
 def sections(sketch: Sketch, values: Values) -> Sequence[Section]:
-    return [_sign_in(sketch), _sending(sketch), _receiving(sketch, values), _further()]
+    return [_sign_in(sketch), _sending(sketch, values), _receiving(sketch, values), _further()]
 
 
 def _sign_in(sketch: Sketch) -> Section:
@@ -124,6 +136,7 @@ def _sign_in(sketch: Sketch) -> Section:
                 "choice",
                 choices=[("", N_("none: it signs in with a password")), *named],
                 hint=N_("With an app registration it signs in by OAuth 2.0."),
+                redraws=(_SENDING, _RECEIVING, "field-password"),
             ),
             Field(
                 "signs_in_as",
@@ -146,7 +159,8 @@ def _title(sketch: Sketch, provider: str) -> str:
     return (found.title if found else "") or provider
 
 
-def _sending(sketch: Sketch) -> Section:
+def _sending(sketch: Sketch, values: Values) -> Section:
+    unused = NOT_USED_AS_GIVEN if values.get("sender") == "as-given" else ""
     return Section(
         N_("Sending settings"),
         [
@@ -156,12 +170,14 @@ def _sending(sketch: Sketch) -> Section:
             ),
             Field("smtp_user", N_("User name"), hint=_EMPTY_USER),
             Field("timeout", N_("Timeout in seconds"), "number"),
-            Field("sender", N_("Sender"), "choice", choices=_SENDERS),
-            Field("sender_name", N_("Sender name")),
-            Field("sender_address", N_("Sender address"), hint=N_("Left empty: the address of the mailbox.")),
+            Field("sender", N_("Sender"), "choice", choices=_SENDERS, redraws=(_SENDING,)),
+            Field("sender_name", N_("Sender name"), unused=unused),
+            Field("sender_address", N_("Sender address"), hint=N_("Left empty: the address of the mailbox."),
+                  unused=unused),
             Field("senders", N_("Further senders"), "lines", hint=_LINES),
+            Field("ordered", N_("One message at a time"), "flag", hint=forms.ORDERED),
         ],
-    )
+    )  # fmt: skip
 
 
 def _receiving(sketch: Sketch, values: Values) -> Section:
@@ -173,10 +189,10 @@ def _receiving(sketch: Sketch, values: Values) -> Section:
     return Section(
         N_("Receiving settings"),
         [
-            Field("receive", N_("Protocol"), "choice", choices=_PROTOCOLS),
+            Field("receive", N_("Protocol"), "choice", choices=_PROTOCOLS, redraws=(_RECEIVING,)),
             *forms.server_fields("receiving", ("imap", "pop3"), usual, fixed=sketch.fixed(protocol), kept=kept),
             Field("receiving_user", N_("User name"), hint=_EMPTY_USER, keys=("imap_user", "pop3_user")),
-            Field("folder", N_("Folder")),
+            Field("folder", N_("Folder"), unused=N_("not used with POP3") if receive == "pop3" else ""),
             Field("check_interval", N_("Check interval in seconds"), "number"),
             Field("after_fetch", N_("After fetching, a message"), "choice", choices=after),
             Field("move_to_folder", N_("Folder to move it to")),

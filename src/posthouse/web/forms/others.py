@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from posthouse.model.device import Device
+from posthouse.model.message import DEADLINE
+from posthouse.model.sizes import written_size
+from posthouse.providers.applied import URLS
 from posthouse.providers.provider import PROTOCOLS, Provider
+from posthouse.services.apply_values import spoken
 from posthouse.services.directory import Snapshot
 from posthouse.store.configuration import StoredApp, StoredProvider
 from posthouse.web import forms
@@ -68,6 +72,8 @@ def device_shown(device: Device) -> dict[str, str]:
         **several,
         **used,
         "rate": settings.rate,
+        "deadline": spoken(settings.deadline),
+        "ordered": forms.ticked(settings.ordered),
         "lane": forms.ticked(settings.lane == "open"),
     }
 
@@ -76,12 +82,13 @@ def device_read(form: Values) -> dict[str, Any]:
     table = forms.lines(form, "mailboxes", "networks", "senders") | forms.texts(form, "rate")
     table["protocols"] = [one for one in PROTOCOLS if form.get(f"protocol_{one}") == forms.ON]
     table["lane"] = "open" if form.get("lane") == forms.ON else ""
+    table |= {"deadline": form.get("deadline", "").strip() or None} | forms.flags(form, "ordered")
     table |= forms.secrets(form, "password")
     return table | ({"password": None} if form.get("new_password") == forms.ON else {})
 
 
 def device_sections(snapshot: Snapshot, device: Device | None) -> Sequence[Section]:
-    known = forms.joined(sorted(snapshot.by_address)[:20])
+    known = forms.joined(mailbox.address for mailbox in snapshot.ordered[:20])
     generated = N_("Left empty: one is made, and shown once.")
     renew = [Field("new_password", N_("Make a new password, and show it once"), "flag")] if device else []
     return [
@@ -106,6 +113,9 @@ def device_sections(snapshot: Snapshot, device: Device | None) -> Sequence[Secti
                 Field("senders", N_("Sender addresses"), "lines", placeholder="@example.com",
                       hint=N_("Addresses or @domains that it may give as sender. Left empty: any.")),
                 Field("rate", N_("Rate"), placeholder="60/h", hint=N_("Messages in an hour (h) or a minute (m).")),
+                Field("deadline", N_("Time to deliver in"), placeholder=spoken(DEADLINE),
+                      hint=N_("In days (d), hours (h) or minutes (m). What is not sent by then has failed.")),
+                Field("ordered", N_("One message at a time"), "flag", hint=forms.ORDERED),
                 Field("lane", N_("Without a login, for old devices"), "flag",
                       hint=N_("Only with networks. This has no effect yet.")),
             ],
@@ -116,18 +126,21 @@ def device_sections(snapshot: Snapshot, device: Device | None) -> Sequence[Secti
 # Providers
 
 
-URLS = ("issuer", "authorize_url", "token_url", "device_url", "revoke_url", "introspection_url", "userinfo_url",
-        "jwks_url")  # fmt: skip
-COUNTS = ("connections", "messages_per_minute")
-
-
 def provider_shown(stored: StoredProvider) -> dict[str, str]:
     document = stored.document
     known = {key: str(document.get(key, "")) for key in ("title", *URLS)}
     servers = [forms.server_values(one, document.get(one, "")) for one in PROTOCOLS]
-    limits = {key: str(document.get("limits", {}).get(key, "")) for key in COUNTS}
+    limits = {key: str(document.get("limits", {}).get(key, "")) for key in LIMITS}
+    own = {"own_redirect": forms.ON if document.get("own_redirect") else ""}
     together = {key: value for server in servers for key, value in server.items()}
-    return {"name": stored.name, **known, **together, **limits, "scopes": forms.joined(document.get("scopes", []))}
+    return {
+        "name": stored.name,
+        **known,
+        **together,
+        **limits,
+        **own,
+        "scopes": forms.joined(document.get("scopes", [])),
+    }
 
 
 def provider_read(form: Values) -> dict[str, Any]:
@@ -137,15 +150,18 @@ def provider_read(form: Values) -> dict[str, Any]:
         table |= forms.endpoint(form, one, one)
     table |= forms.lines(form, "scopes")
     table = {key: value or None for key, value in table.items()}
-    limits = {key: _count(form[key]) for key in COUNTS if key in form}
-    table |= {f"limits.{key}": None for key, value in limits.items() if value is None}
-    given = {key: value for key, value in limits.items() if value is not None}
-    return table | ({"limits": given} if given else {})
+    table |= {"own_redirect": True if form.get("own_redirect") == forms.ON else None}
+    return table | {f"limits.{key}": _count(form[key]) for key in LIMITS if key in form}
 
 
 def _count(text: str) -> int | str | None:
     written = text.strip()
     return int(written) if written.isascii() and written.isdigit() and len(written) < 10 else written or None
+
+
+def _usual_limit(base: Provider | None, key: str) -> str:
+    found = getattr(base.limits, key) if base else None
+    return "" if found is None else written_size(found) if key == "size" else str(found)
 
 
 def provider_sections(base: Provider | None) -> Sequence[Section]:
@@ -169,14 +185,19 @@ def provider_sections(base: Provider | None) -> Sequence[Section]:
                 Field(key, _LABELS[key], placeholder=usual, hint=_HINTS.get(key, ""))
                 for key, usual in addresses
             ]
-            + [Field("scopes", N_("Permissions to ask for"), "lines", hint=ONE_EACH)],
+            + [
+                Field("scopes", N_("Permissions to ask for"), "lines", hint=ONE_EACH),
+                Field("own_redirect", N_("Redirect URL of its own"), "flag",
+                      hint=N_("Sign-ins come back to an address that no other provider uses. Register it there.")),
+            ],
         ),
         *servers,
         Section(
-            N_("Limits for each mailbox"),
+            N_("Limits for each account"),
             [
-                Field("connections", N_("Connections at once"), "number", keys=("limits",)),
-                Field("messages_per_minute", N_("Messages in a minute"), "number"),
+                Field(key, label, "text" if key == "size" else "number", placeholder=_usual_limit(base, key),
+                      hint=_LIMIT_HINTS.get(key, ""), keys=(f"limits.{key}",))
+                for key, label in LIMITS.items()
             ],
         ),
     ]  # fmt: skip
@@ -192,4 +213,15 @@ _LABELS = {
     "userinfo_url": N_("User information address"),
     "jwks_url": N_("Address of the signing keys"),
 }
+LIMITS = {
+    "connections": N_("Connections at once"),
+    "imap_connections": N_("IMAP connections at once"),
+    "messages_per_connection": N_("Messages on one connection"),
+    "messages_per_minute": N_("Messages in a minute"),
+    "messages_per_day": N_("Messages in a day"),
+    "recipients_per_day": N_("Recipients in a day"),
+    "recipients_per_message": N_("Recipients of a message"),
+    "size": N_("Largest message"),
+}
+_LIMIT_HINTS = {"imap_connections": N_("This has no effect yet."), "size": N_("Such as 35 MB.")}
 _HINTS = {"issuer": N_("The other addresses are found by it, where the provider offers discovery.")}

@@ -1,5 +1,6 @@
 """Pages that make, change and remove mailboxes, app registrations, devices and providers."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,9 +18,11 @@ from posthouse.services.connection_test import StepName
 from posthouse.services.directory import Snapshot
 from posthouse.services.edit_binding import NOT_ALLOWED
 from posthouse.services.editing import Edited, Kind
-from posthouse.web import confirming
+from posthouse.services.overview import view_mailbox
+from posthouse.store import messages
+from posthouse.web import confirming, forms
 from posthouse.web.forms import N_, Section, Values, mailbox, others
-from posthouse.web.rendering import look, page
+from posthouse.web.rendering import page
 from posthouse.web.visits import Reader, SettingsWriter, Visit
 
 routes = APIRouter()
@@ -39,6 +42,8 @@ class Form:
     new: Callable[[Visit], Values]
     read: Callable[[Values], dict[str, Any]]
     sections: Callable[[Snapshot, Any, Values], Sequence[Section]]
+    chosen: Callable[[Any, Values], Values] = lambda row, values: {}
+    """What follows from a choice that was just made."""
 
     def name_of(self, row: Any) -> str:
         return str(row.address if self.kind == "mailbox" else row.name)
@@ -74,6 +79,7 @@ MAILBOX = Form(
     new=lambda visit: mailbox.NEW | {"app": visit.request.query_params.get("app", "")},
     read=mailbox.read,
     sections=_sections_of_mailbox,
+    chosen=mailbox.chosen,
 )
 APP = Form(
     "app",
@@ -181,7 +187,7 @@ async def _show(
         told=_by_field(sections, problems),
         confirm=_confirmation(visit, problems),
         waiting=await _waiting(visit, row) if any(one.id == WAITS for one in problems) else 0,
-        others=_other_senders(visit, row),
+        others=_has_other_senders(visit, row),
         status=status,
     )
 
@@ -207,18 +213,27 @@ def _confirmation(visit: Visit, problems: Sequence[Problem]) -> str:
 
 async def _waiting(visit: Visit, row: Any) -> int:
     """How many messages wait to be sent by it."""
-    view = (await look(visit)).mailbox(row.id) if isinstance(row, Mailbox) else None
-    return sum(view.queue.get(state, 0) for state in ("queued", "parked")) if view else 0
-
-
-def _other_senders(visit: Visit, row: Any) -> list[str]:
     if not isinstance(row, Mailbox):
-        return []
+        return 0
+    counted = await visit.parts.store.database.read(lambda tx: messages.counts_of(tx, [row.id]))
+    return sum(counted.get(row.id, {}).get(state, 0) for state in ("queued", "parked"))
+
+
+def _has_other_senders(visit: Visit, row: Any) -> bool:
     mailboxes = visit.parts.directory.now.mailboxes.values()
-    return sorted(one.address for one in mailboxes if one.settings.send and one.id != row.id)
+    return isinstance(row, Mailbox) and any(one.settings.send and one.id != row.id for one in mailboxes)
+
+
+def _as_typed(visit: Visit, form: Form, row: Any) -> Values:
+    """What the form holds, with what is stored where a field was set by the provider, and so was not sent."""
+    stored = form.shown(row, visit.parts.directory.now) if row else form.new(visit)
+    unsent = {name: value for name, value in stored.items() if value != forms.ON}
+    return {**unsent, **visit.form, **form.chosen(row, visit.form)}
 
 
 async def _save(visit: Visit, form: Form, row: Any) -> Response:
+    if visit.form.get("redraw"):
+        return await _show(visit, form, row, _as_typed(visit, form, row))
     editing, table = visit.parts.editing, form.read(visit.form)
     rights = await confirming.rights(visit)
     try:
@@ -273,8 +288,8 @@ async def _after_mailbox(visit: Visit, row: Mailbox, done: Edited) -> Response:
     own = f"/mailboxes/{row.id}"
     if row.settings.switch is not None and {"app", "signs_in_as", "token"} & set(done.changed):
         return RedirectResponse(f"{own}?said=switching#token", HTTPStatus.SEE_OTHER)
-    view = (await look(visit)).mailbox(row.id)
-    if view is not None and view.token is not None and view.token.state is not TokenState.ACQUIRED:
+    view = await view_mailbox(visit.parts.store, visit.parts.directory.now, row)
+    if view.token is not None and view.token.state is not TokenState.ACQUIRED:
         return RedirectResponse(f"{own}?said=token-next#token", HTTPStatus.SEE_OTHER)
     used = row.settings.enabled()
     changed = used if done.what == "added" else [name for key in done.changed for name in TRIED.get(key, ())]
@@ -298,7 +313,7 @@ async def _ask_before_removing(
         row=row,
         name=form.name_of(row),
         waiting=await _waiting(visit, row),
-        others=_other_senders(visit, row),
+        others=_has_other_senders(visit, row),
         problems=problems,
         confirm=_confirmation(visit, problems),
         status=status,
@@ -322,27 +337,29 @@ async def _remove(visit: Visit, form: Form, row: Any) -> Response:
 
 @routes.get("/apps")
 async def apps(visit: Reader, said: str = "") -> Response:
-    seen, snapshot = await look(visit), visit.parts.directory.now
-    used = [box.switched.app_id for box in snapshot.mailboxes.values()]
+    snapshot = await _newest(visit)
+    used = Counter(box.switched.app_id for box in snapshot.mailboxes.values())
     rows = sorted(snapshot.configuration.apps.values(), key=lambda app: app.name)
-    return await page(
-        visit, "apps.html", seen=seen, rows=rows, providers=snapshot.providers, used=used, said=_said(visit, said)
-    )
+    return await page(visit, "apps.html", rows=rows, providers=snapshot.providers, used=used, said=_said(visit, said))
 
 
 @routes.get("/devices")
 async def devices(visit: Reader, said: str = "") -> Response:
-    seen = await look(visit)
-    rows = visit.parts.directory.now.configuration.devices.values()
-    return await page(visit, "devices.html", seen=seen, rows=list(rows), said=_said(visit, said))
+    rows = (await _newest(visit)).configuration.devices.values()
+    return await page(visit, "devices.html", rows=list(rows), said=_said(visit, said))
 
 
 @routes.get("/providers")
 async def providers(visit: Reader, said: str = "") -> Response:
-    seen, snapshot = await look(visit), visit.parts.directory.now
+    snapshot = await _newest(visit)
     rows = sorted(snapshot.providers.values(), key=lambda one: (one.title or one.name).casefold())
     own = snapshot.configuration.providers
-    return await page(visit, "providers.html", seen=seen, rows=rows, own=own, said=_said(visit, said))
+    return await page(visit, "providers.html", rows=rows, own=own, said=_said(visit, said))
+
+
+async def _newest(visit: Visit) -> Snapshot:
+    await visit.parts.directory.refresh()
+    return visit.parts.directory.now
 
 
 def _said(visit: Visit, said: str) -> str:

@@ -1,30 +1,39 @@
 """The list of mailboxes, and one mailbox with its token."""
 
-from collections.abc import Iterator
+import bisect
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from posthouse.model.mailbox import Mailbox, Purpose, purpose_of
 from posthouse.model.token import TokenState
+from posthouse.services import forecast
 from posthouse.services.authorise import Method
+from posthouse.services.directory import Snapshot
 from posthouse.services.forecast import Forecast
 from posthouse.services.going_back import Earlier
-from posthouse.services.overview import MailboxView, Overview, TokenView
+from posthouse.services.overview import MailboxView, TokenView, view_mailbox, view_mailboxes
+from posthouse.services.standing import Standing
 from posthouse.services.token_keeper import NoToken
 from posthouse.store import authorisations, tokens
 from posthouse.store.authorisations import Authorisation
 from posthouse.web.pages.attempts import methods_for, purpose_from, shown_to_administrators
-from posthouse.web.rendering import look, page
+from posthouse.web.rendering import fragment, page
 from posthouse.web.visits import N_, Reader, TokenWriter, Visit
 
 SHOWN_AFTER_END = 600.0
 """Seconds that the outcome of an authorisation stays on the mailbox's page."""
-MOST_NOTED = 10
-"""Lines above the list of mailboxes."""
+MOST_NOTED = MOST_URGENT = 10
+"""Lines above the list of mailboxes, and mailboxes above it that need somebody."""
+FEW = 10
+"""Mailboxes that are seen at a glance, without search and states."""
+PAGE = 25
+OFFERED = 20
 SAID = {
     "renewed": N_("The token was renewed."),
     "not-renewed": N_("The token could not be renewed at the moment. The one in hand goes on serving."),
@@ -63,33 +72,103 @@ class Noted:
 
 
 @routes.get("/")
-async def listed(visit: Reader, said: str = "") -> Response:
-    seen = await look(visit)
-    warnings = seen.warnings(visit.now)
-    noted = [Noted(found, _page_of(seen, found)) for found in warnings[:MOST_NOTED]]
-    unnoted = len(warnings) - len(noted)
+async def listed(
+    visit: Reader, said: str = "", state: str = "", search: str = "", after: str = "", before: str = ""
+) -> Response:
+    standing, store = await visit.parts.standings.look(), visit.parts.store
+    snapshot, wanted = standing.snapshot, Wanted(state if state in standing.by_state else "", search.strip()[:254])
+    found = wanted.among(standing)
+    shown = cut(found, after, before)
+    first = not (wanted.narrow or after or before)
+    urgent = standing.attention[:MOST_URGENT] if first and len(found) > FEW else ()
+    warnings = await forecast.warned(store, snapshot, visit.now) if first else []
+    views = await view_mailboxes(store, snapshot, [*urgent, *shown.items])
     return await page(
         visit,
         "mailboxes.html",
-        seen=seen,
-        views=seen.mailboxes,
-        noted=noted,
-        unnoted=unnoted,
+        urgent=views[: len(urgent)],
+        views=views[len(urgent) :],
+        wanted=wanted,
+        found=len(found),
+        total=len(snapshot.mailboxes),
+        few=FEW,
+        counts=standing.counts,
+        attention=len(standing.attention),
+        links={name: wanted.link(state=name) for name in ("", *standing.by_state)},
+        previous=wanted.link(before=shown.items[0].address) if shown.before else "",
+        next=wanted.link(after=shown.items[-1].address) if shown.after else "",
+        noted=[Noted(one, _page_of(snapshot, one)) for one in warnings[:MOST_NOTED]],
+        unnoted=max(0, len(warnings) - MOST_NOTED),
         said=visit.says(SAID[said]) if said in SAID else "",
     )
 
 
-def _page_of(seen: Overview, found: Forecast) -> str:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which mailboxes the list shows; what is empty does not matter. `search` is part of address or account."""
+
+    state: str = ""
+    search: str = ""
+
+    @property
+    def narrow(self) -> bool:
+        return bool(self.state or self.search)
+
+    def among(self, standing: Standing) -> Sequence[Mailbox]:
+        """By address."""
+        mailboxes = standing.by_state[self.state] if self.state else standing.snapshot.ordered
+        return matching(mailboxes, self.search) if self.search else mailboxes
+
+    def link(self, **changes: str) -> str:
+        query = {"state": self.state, "search": self.search, **changes}
+        given = urlencode({name: value for name, value in query.items() if value})
+        return f"/?{given}" if given else "/"
+
+
+def matching(mailboxes: Iterable[Mailbox], search: str) -> list[Mailbox]:
+    part = search.casefold()
+    return [mailbox for mailbox in mailboxes if part in mailbox.address or part in mailbox.account.casefold()]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A page of a list. `before`, `after`: there are others before the first, after the last."""
+
+    items: Sequence[Mailbox]
+    before: bool
+    after: bool
+
+
+def cut(found: Sequence[Mailbox], after: str = "", before: str = "") -> Shown:
+    """Those that follow an address, or the last ones before it, whether or not there is a mailbox of that name."""
+    if before:
+        end = bisect.bisect_left(found, before, key=_address)
+        start = max(0, end - PAGE)
+    else:
+        start = bisect.bisect_right(found, after, key=_address)
+        end = start + PAGE
+    return Shown(found[start:end], start > 0 and bool(found[start:end]), end < len(found))
+
+
+def _address(mailbox: Mailbox) -> str:
+    return mailbox.address
+
+
+@routes.get("/mailboxes/find")
+async def find(visit: Reader, mailbox: str = "", move_to: str = "") -> Response:
+    """What one of these fields offers while an address is typed."""
+    await visit.parts.directory.refresh()
+    found = matching(visit.parts.directory.now.ordered, (mailbox or move_to).strip()[:254])
+    return fragment(visit, "found.html", addresses=[mailbox.address for mailbox in found[:OFFERED]])
+
+
+def _page_of(snapshot: Snapshot, found: Forecast) -> str:
     """Where the token that ends can be got again; nowhere for what a whole app registration lives on."""
-    token = seen.token(found.subject)
-    view = seen.mailbox(found.mailboxes[0]) if token else None
-    return f"/mailboxes/{view.mailbox.id}#{anchor(view, token)}" if view and token else ""
-
-
-def anchor(view: MailboxView, token: TokenView) -> str:
-    """Where a mailbox's page shows one of its tokens."""
-    purpose = view.purpose_of(token)
-    return f"token-{purpose}" if purpose else "token"
+    if found.subject in snapshot.configuration.apps:
+        return ""
+    mailbox = snapshot.by_address[found.mailboxes[0]]
+    purpose = snapshot.setting_of_token(mailbox, found.subject)
+    return f"/mailboxes/{mailbox.id}#token{f'-{purpose}' if purpose else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +224,7 @@ class Block:
 
 @routes.get("/mailboxes/{mailbox_id}")
 async def one(visit: Reader, mailbox_id: str, said: str = "") -> Response:
-    seen = await look(visit)
-    view = mailbox_of(seen, mailbox_id)
+    view = await view_of(visit, mailbox_id)
     attempt = await _latest(visit, view)
     snapshot = visit.parts.directory.now
     provider = snapshot.provider_of(view.mailbox)
@@ -154,7 +232,6 @@ async def one(visit: Reader, mailbox_id: str, said: str = "") -> Response:
     return await page(
         visit,
         "mailbox.html",
-        seen=seen,
         view=view,
         mailbox=view.mailbox,
         blocks=[await _block(visit, view, token) for token in view.tokens],
@@ -210,12 +287,19 @@ async def _earlier(visit: Visit, mailbox: Mailbox, token: TokenView, purpose: st
     return None, ""
 
 
-def mailbox_of(seen: Overview, mailbox_id: str) -> MailboxView:
+async def mailbox_of(visit: Visit, mailbox_id: str) -> Mailbox:
     """Raises HTTPException where there is none."""
-    view = seen.mailbox(mailbox_id)
-    if view is None:
+    await visit.parts.directory.refresh()
+    mailbox = visit.parts.directory.now.mailboxes.get(mailbox_id)
+    if mailbox is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)
-    return view
+    return mailbox
+
+
+async def view_of(visit: Visit, mailbox_id: str) -> MailboxView:
+    """Raises HTTPException where there is none."""
+    mailbox = await mailbox_of(visit, mailbox_id)
+    return await view_mailbox(visit.parts.store, visit.parts.directory.now, mailbox)
 
 
 async def _latest(visit: Visit, view: MailboxView) -> Authorisation | None:
@@ -232,14 +316,13 @@ async def _latest(visit: Visit, view: MailboxView) -> Authorisation | None:
 
 @routes.get("/mailboxes/{mailbox_id}/token/delete")
 async def ask_before_deleting(visit: Reader, mailbox_id: str, of: str = "") -> Response:
-    seen = await look(visit)
-    view = mailbox_of(seen, mailbox_id)
-    return await page(visit, "delete_token.html", seen=seen, mailbox=view.mailbox, token=token_of(view, of))
+    view = await view_of(visit, mailbox_id)
+    return await page(visit, "delete_token.html", mailbox=view.mailbox, token=token_of(view, of))
 
 
 @routes.post("/mailboxes/{mailbox_id}/token/delete")
 async def delete(visit: TokenWriter, mailbox_id: str, of: str = "") -> Response:
-    token = token_of(mailbox_of(await look(visit), mailbox_id), of)
+    token = token_of(await view_of(visit, mailbox_id), of)
     given = await visit.parts.authorise.delete_token(token.id)
     visit.parts.following.ring()
     return back(mailbox_id, "deletion-waits" if given.how == "waiting" else given.how)
@@ -247,7 +330,7 @@ async def delete(visit: TokenWriter, mailbox_id: str, of: str = "") -> Response:
 
 @routes.post("/mailboxes/{mailbox_id}/token/renew")
 async def renew(visit: TokenWriter, mailbox_id: str) -> Response:
-    token = token_of(mailbox_of(await look(visit), mailbox_id), visit.form.get("of", ""))
+    token = token_of(await view_of(visit, mailbox_id), visit.form.get("of", ""))
     try:
         said = "renewed" if await _renew(visit, token) else "not-renewed"
     except NoToken as why:
@@ -258,7 +341,7 @@ async def renew(visit: TokenWriter, mailbox_id: str) -> Response:
 
 @routes.post("/mailboxes/{mailbox_id}/back")
 async def go_back(visit: TokenWriter, mailbox_id: str) -> Response:
-    mailbox = mailbox_of(await look(visit), mailbox_id).mailbox
+    mailbox = await mailbox_of(visit, mailbox_id)
     await visit.parts.going_back.go(mailbox, purpose_from(visit.form.get("for", "")))
     visit.parts.following.ring()
     return back(mailbox_id, "back")
@@ -266,16 +349,15 @@ async def go_back(visit: TokenWriter, mailbox_id: str) -> Response:
 
 @routes.get("/mailboxes/{mailbox_id}/tokens/{purpose}")
 async def ask_before_sharing(visit: Reader, mailbox_id: str, purpose: Purpose) -> Response:
-    seen = await look(visit)
-    mailbox = mailbox_of(seen, mailbox_id).mailbox
+    mailbox = await mailbox_of(visit, mailbox_id)
     own = mailbox.settings.owns(purpose)
-    return await page(visit, "share_token.html", seen=seen, mailbox=mailbox, purpose=purpose, own=own)
+    return await page(visit, "share_token.html", mailbox=mailbox, purpose=purpose, own=own)
 
 
 @routes.post("/mailboxes/{mailbox_id}/tokens/{purpose}")
 async def share(visit: TokenWriter, mailbox_id: str, purpose: Purpose) -> Response:
     """The form carries the version of the mailbox that the person saw."""
-    mailbox = mailbox_of(await look(visit), mailbox_id).mailbox
+    mailbox = await mailbox_of(visit, mailbox_id)
     wish: Literal["shared", "own"] = "own" if visit.form.get("share") == "own" else "shared"
     version = visit.form.get("version", "")
     seen = int(version) if version.isascii() and version.isdigit() and len(version) < 16 else -1

@@ -7,9 +7,10 @@ from fastapi import APIRouter, HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from posthouse.model.message import DEADLINE, MessageState
+from posthouse.services.directory import Snapshot
 from posthouse.store import journal, messages
 from posthouse.store.messages import Summary, Wanted
-from posthouse.web.rendering import look, page
+from posthouse.web.rendering import page
 from posthouse.web.visits import N_, QueueWriter, Reader, Visit
 
 SAID = {
@@ -26,25 +27,35 @@ routes = APIRouter()
 async def listed(
     visit: Reader, state: str = "", mailbox: str = "", search: str = "", before: str = "~", said: str = ""
 ) -> Response:
-    seen = await look(visit)
-    names = {view.mailbox.id: view.mailbox.address for view in seen.mailboxes}
-    wanted = Wanted(state if state in STATES else "", mailbox if mailbox in names else "", text=search.strip()[:998])
-    found = await visit.parts.store.database.read(lambda tx: messages.page(tx, before=before, wanted=wanted))
-    kept = {"mailbox": wanted.mailbox_id, "search": wanted.text}
+    await visit.parts.directory.refresh()
+    snapshot, database = visit.parts.directory.now, visit.parts.store.database
+    chosen = snapshot.mailbox(mailbox)
+    unknown = mailbox.strip()[:254] if chosen is None else ""
+    wanted = Wanted(state if state in STATES else "", chosen.id if chosen else unknown, text=search.strip()[:998])
+    found = await database.read(lambda tx: messages.page(tx, before=before, wanted=wanted))
+    counts = await database.read(messages.totals)
+    typed = chosen.address if chosen else unknown
+    kept = {"mailbox": typed, "search": wanted.text}
     return await page(
         visit,
         "outbox.html",
-        seen=seen,
         messages=found,
         wanted=wanted,
         states=STATES,
-        counts={name: seen.queue.get(name, 0) for name in STATES},
-        names=names,
+        counts={name: counts.get(name, 0) for name in STATES},
+        mailbox=typed,
+        unknown=unknown,
+        names={one.mailbox_id: _address(snapshot, one.mailbox_id) for one in found},
         links={name: _link(state=name, **kept) for name in ("", *STATES)},
         here=_link(state=wanted.state, **kept) if before == "~" else "",
         older=_link(state=wanted.state, **kept, before=found[-1].id) if len(found) == messages.PAGE else "",
         said=visit.says(SAID[said]) if said in SAID else "",
     )
+
+
+def _address(snapshot: Snapshot, mailbox_id: str) -> str:
+    mailbox = snapshot.mailboxes.get(mailbox_id)
+    return mailbox.address if mailbox else "–"
 
 
 def _link(**filters: str) -> str:

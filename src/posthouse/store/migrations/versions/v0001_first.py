@@ -296,6 +296,20 @@ def upgrade() -> None:
         sa.Column("lease_epoch", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index(
+        "grant_failing",
+        "oauth_grant",
+        ["refreshed_at"],
+        sqlite_where=sa.text("failures > 0"),
+        postgresql_where=sa.text("failures > 0"),
+    )
+    op.create_index(
+        "grant_told_end",
+        "oauth_grant",
+        ["told_end"],
+        sqlite_where=sa.text("told_end > 0"),
+        postgresql_where=sa.text("told_end > 0"),
+    )
     op.create_index("grant_next_refresh", "oauth_grant", ["next_refresh_at", "app_id"], unique=False)
     op.create_index("grant_token", "oauth_grant", ["token_id"], unique=False)
     op.create_table(
