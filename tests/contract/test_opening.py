@@ -97,5 +97,5 @@ async def test_a_database_that_cannot_be_made_is_a_plain_problem(tmp_path: Path)
 async def test_the_embedded_database_is_one_file_in_the_data_directory(tmp_path: Path) -> None:
     store = await open_store(tmp_path, "", {})
     await store.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "posthouse.sqlite", "spool"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "posthouse.sqlite", "spare", "spool"]
     assert (tmp_path / "posthouse.sqlite").stat().st_mode & 0o077 == 0

@@ -339,13 +339,14 @@ def _until(condition: Any) -> None:
 
 
 async def test_what_is_due_is_looked_up_and_not_searched_for(database: SqliteDatabase) -> None:
-    """Each second, and with a hundred thousand tokens; nothing counts rows for the planner."""
+    """Each second, and with a hundred thousand tokens; nothing counts rows for the planner. Apps are few."""
     statements: list[str] = []
     database._connection.set_trace_callback(statements.append)
     assert await database.write(lambda tx: tokens.due(tx, 1.0, 200, "node")) == []
     database._connection.set_trace_callback(None)
     plan = database._connection.execute(f"EXPLAIN QUERY PLAN {next(one for one in statements if 'SELECT' in one)}")
-    assert [row["detail"].partition(" (")[0] for row in plan] == [
+    steps = [row["detail"].partition(" (")[0] for row in plan]
+    assert [step for step in steps if " token" in step or " oauth_grant" in step] == [
         "SEARCH oauth_grant USING INDEX grant_next_refresh",
         "SEARCH token USING INDEX sqlite_autoindex_token_1",
     ]

@@ -77,8 +77,12 @@ def test_a_gateway_that_sends_long_after_its_lease_would_be_found_out(
 ) -> None:
     monkeypatch.setattr(token_keeper, "PROMPT", 600.0)
     monkeypatch.setattr(token_keeper, "DEADLINE", -600.0)
-    world = simulate(Plan(mailboxes=40, days=1.0, database_troubles=0.05), tmp_path)
-    assert any("was written already" in complaint for complaint in world.judge.complaints)
+    """In one of some courses of things at least, however they go after a change."""
+    told: list[str] = []
+    for seed in range(5):
+        (data := tmp_path / str(seed)).mkdir()
+        told += simulate(Plan(mailboxes=40, days=1.0, seed=seed, database_troubles=0.2), data).judge.complaints
+    assert any("was written already" in complaint for complaint in told)
 
 
 @pytest.mark.needs("postgres")
