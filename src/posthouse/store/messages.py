@@ -108,6 +108,8 @@ _still_held = (
     .with_for_update(read=True)
 )
 
+_no_claim_going_on = select(mailbox.c.id).where(mailbox.c.id == bindparam("mailbox")).with_for_update(key_share=True)
+
 
 def _claiming(due: Select[tuple[str]]) -> ClauseElement:
     """Claim what is due, which is looked for once: a subquery in its place may be run again for each row.
@@ -422,7 +424,8 @@ async def claim(
 
 
 async def unclaim(tx: Transaction, mailbox_id: str, owner: str, epoch: int, now: float) -> None:
-    """Undo a claim of which nobody knows whether it was committed."""
+    """Undo a claim of which nobody knows whether it was committed; waits for it where that is going on still."""
+    await tx.one(_no_claim_going_on, mailbox=mailbox_id)
     await tx.run(_unclaim, mailbox=mailbox_id, owner=owner, epoch=epoch, now=now)
 
 
