@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+TEMPORARY = 75
+"""Exit status of what waiting may mend (sysexits)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

@@ -141,8 +141,8 @@ async def queue(store: Store, address: str, *queue_ids: str) -> None:
 
 
 async def waiting(store: Store, address: str) -> dict[str, int]:
-    found = await store.database.read(messages.counts)
-    return found.get((await mailbox(store, address)).id, {})
+    wanted = (await mailbox(store, address)).id
+    return (await store.database.read(lambda tx: messages.counts_of(tx, [wanted]))).get(wanted, {})
 
 
 async def test_everything_that_a_file_wants_is_there(store: Store) -> None:

@@ -43,7 +43,7 @@ async def kinds(store: Store, queue_id: str) -> list[str]:
 
 
 async def counts(store: Store) -> dict[str, int]:
-    return (await store.database.read(messages.counts)).get("mb_1", {})
+    return (await store.database.read(lambda tx: messages.counts_of(tx, ["mb_1"]))).get("mb_1", {})
 
 
 async def event_kinds(store: Store) -> list[str]:

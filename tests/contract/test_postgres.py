@@ -16,6 +16,7 @@ from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transac
 from posthouse.store.opening import Store, open_store
 from posthouse.store.postgres import PostgresDatabase
 from posthouse.store.tables import counter, meta
+from posthouse.store.trouble import Trouble
 from tests.contract.making import (
     NOW,
     Site,
@@ -26,6 +27,7 @@ from tests.contract.making import (
     held_mailbox,
     together,
 )
+from tests.support.wall import wall
 
 pytestmark = pytest.mark.needs("postgres")
 _put = insert(meta).values(name=bindparam("key"), value=bindparam("value"))
@@ -194,6 +196,75 @@ async def test_a_backend_that_dies_while_committing_is_reported_as_unknown(
     assert await put(database, "b") == 1
 
 
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_a_commit_that_gets_no_answer_is_reported_as_unknown_though_the_connection_cannot_be_given_back(
+    prepared_postgres: str, database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
+    """Else a message that is there would lose its body."""
+    monkeypatch.setattr("posthouse.store.postgres.PATIENCE", 0.5)
+    async with wall(prepared_postgres) as between:
+        walled = await PostgresDatabase.open(between.url, connections=2)
+
+        async def work(tx: Transaction) -> None:
+            await tx.run(_put, key="a", value="")
+            between.shut(deaf=not arrives)
+
+        with pytest.raises(CommitUnknown):
+            await walled.write(work)
+        assert walled.fared.trouble is Trouble.AWAY
+        with pytest.raises(DatabaseUnavailable):
+            await names(walled)
+        between.open()
+        assert await names(walled) == (["a"] if arrives else [])
+        assert await put(walled, "b") == 1
+        await walled.close()
+
+
+async def test_a_transaction_that_is_not_heard_of_any_more_keeps_its_rows_from_nobody(
+    prepared_postgres: str, database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server does not notice that the network is cut; a claim that is undone would wait for hours."""
+    monkeypatch.setattr("posthouse.store.postgres.IDLE", 0.2)
+    silent = await PostgresDatabase.open(prepared_postgres, connections=1)
+    begun, never = asyncio.Event(), asyncio.Event()
+
+    async def work(tx: Transaction) -> None:
+        await tx.run(_put, key="a", value="")
+        begun.set()
+        await never.wait()
+        await tx.run(_put, key="b", value="")
+
+    writing = asyncio.create_task(silent.write(work))
+    await begun.wait()
+    assert await put(database, "a") == 1
+    never.set()
+    with pytest.raises(DatabaseUnavailable):
+        await writing
+    await silent.close()
+
+
+async def test_who_goes_away_while_the_server_is_silent_has_gone_away(
+    prepared_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is told of the database then: what is being stopped would go on."""
+    monkeypatch.setattr("posthouse.store.postgres.PATIENCE", 0.5)
+    async with wall(prepared_postgres) as between:
+        walled = await PostgresDatabase.open(between.url, connections=1)
+        shut = asyncio.Event()
+
+        async def work(tx: Transaction) -> None:
+            between.shut()
+            shut.set()
+            await tx.run(_put, key="a", value="")
+
+        writing = asyncio.create_task(walled.write(work))
+        await shut.wait()
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        await walled.close()
+
+
 async def test_a_database_that_becomes_read_only_or_full_is_unavailable_for_the_time_being(
     database: PostgresDatabase, other: "asyncpg.Connection[Any]"
 ) -> None:
@@ -299,6 +370,33 @@ async def test_a_claim_that_began_before_the_mailbox_was_taken_leaves_nothing_cl
     assert [each.message.id for each in await claim(second, new)] == ["m1"]
 
 
+async def test_undoing_a_claim_waits_until_its_commit_is_over(
+    prepared_postgres: str, site_of: Callable[[str], Site], other: "asyncpg.Connection[Any]"
+) -> None:
+    """The server may be about it still when the gateway has given up waiting for the answer."""
+    [node] = await site_of(prepared_postgres).nodes(1)
+    epoch = await held_mailbox(node)
+    await accept(node, "m1")
+    claimed, go_on = asyncio.Event(), asyncio.Event()
+
+    async def first(tx: Transaction) -> None:
+        await messages.claim(tx, "mb_1", "node-1 1", epoch, NOW, 10)
+        claimed.set()
+        await go_on.wait()
+
+    async def again(tx: Transaction) -> list[messages.Claim]:
+        await messages.unclaim(tx, "mb_1", "node-1 1", epoch, NOW)
+        return await messages.claim(tx, "mb_1", "node-1 1", epoch, NOW, 10)
+
+    committing = asyncio.create_task(node.database.write(first))
+    await claimed.wait()
+    claiming = asyncio.create_task(node.database.write(again))
+    await until_somebody_waits_for_a_lock(other)
+    go_on.set()
+    await committing
+    assert [each.message.id for each in await claiming] == ["m1"]
+
+
 async def test_many_messages_and_a_mailbox_that_keeps_changing_hands(
     prepared_postgres: str, site_of: Callable[[str], Site]
 ) -> None:
@@ -336,7 +434,7 @@ async def test_many_messages_and_a_mailbox_that_keeps_changing_hands(
     left = await nodes[0].database.write(take_over)
     while await send_some(nodes[0], left):
         pass
-    assert (await nodes[0].database.read(messages.counts))["mb_1"] == {"sent": 40}
+    assert (await nodes[0].database.read(messages.totals)) == {"sent": 40}
     assert set(handed_over) == set(ids)
 
 

@@ -1,6 +1,7 @@
 """A commit of which nobody hears: 451 for the client, and a message that may exist after all keeps its body."""
 
 import asyncio
+import contextlib
 import smtplib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,8 +14,10 @@ from posthouse.services.intake import Intake, Posting
 from posthouse.store import messages
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.sqlite import SqliteDatabase
+from posthouse.store.trouble import LastWrite, Trouble
 from tests.support.boxes import ALICE, BOB, PRINTER, Box, box
 from tests.support.house import House, house, until
+from tests.support.wall import Wall, wall
 
 LARGE = "One of many lines.\n" * 20_000
 
@@ -103,6 +106,86 @@ async def test_a_message_that_is_committed_while_the_gateway_stops_keeps_its_bod
             assert await sending == 0
         async with house(tmp_path / "data", background=False) as gateway:
             await arrives_whole(gateway, provider)
+
+
+async def house_behind(
+    between: Wall, tmp_path: Path, provider: Box, inside: contextlib.AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> House:
+    """A gateway that waits a second for its database, with nothing going on in the background."""
+    monkeypatch.setattr("posthouse.store.postgres.PATIENCE", 1.0)
+    text, key = provider.apply_file(ALICE), {"POSTHOUSE_KEY": "A" * 43}
+    opened = house(tmp_path / "data", text, database=between.url, environment=key, background=False)
+    gateway = await inside.enter_async_context(opened)
+    await gateway.by_device(ALICE, provider.approve_as(ALICE))
+    await gateway.gateway.start_listeners()
+    return gateway
+
+
+@pytest.mark.parametrize("hand_over", [send_large, post_large])
+@pytest.mark.parametrize("back_at_once", [True, False])
+async def test_a_message_whose_commit_gets_no_answer_keeps_its_body(
+    tmp_path: Path,
+    postgres: str,
+    monkeypatch: pytest.MonkeyPatch,
+    hand_over: Callable[[House], Awaitable[int]],
+    back_at_once: bool,
+) -> None:
+    """Looked for at once where the database is back when the gateway gives up waiting, else refused for now."""
+    accept, failed = messages.accept, LastWrite.failed
+    async with box(tmp_path / "box") as provider, wall(postgres) as between, contextlib.AsyncExitStack() as inside:
+        gateway = await house_behind(between, tmp_path, provider, inside, monkeypatch)
+
+        async def not_answered(*words: Any) -> None:
+            await accept(*words)
+            between.shut()
+
+        def noticed(self: LastWrite, trouble: Trouble) -> None:
+            failed(self, trouble)
+            between.open()
+
+        monkeypatch.setattr(messages, "accept", not_answered)
+        if back_at_once:
+            monkeypatch.setattr(LastWrite, "failed", noticed)
+        assert await hand_over(gateway) == (250 if back_at_once else 451)
+        between.open()
+        await arrives_whole(gateway, provider)
+
+
+async def test_a_claim_whose_commit_gets_no_answer_is_claimed_again(
+    tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, begun = messages.claim, asyncio.Event()
+    async with box(tmp_path / "box") as provider, wall(postgres) as between, contextlib.AsyncExitStack() as inside:
+        gateway = await house_behind(between, tmp_path, provider, inside, monkeypatch)
+        sent = [await gateway.send(PRINTER, BOB, f"Number {number}") for number in range(4)]
+
+        async def not_answered(*words: Any) -> Any:
+            found = await claim(*words)
+            if found and not begun.is_set():
+                between.shut()
+                begun.set()
+            return found
+
+        monkeypatch.setattr(messages, "claim", not_answered)
+        await gateway.gateway.start_background()
+        async with asyncio.timeout(10):
+            await begun.wait()
+        await until(lambda: is_away(gateway), "the silence being noticed")
+        between.open()
+        await until(lambda: are_sent(gateway), "everything being sent")
+        assert {(await gateway.message(queue_id)).state for queue_id in sent} == {"sent"}
+        assert sorted(provider.subjects(BOB)) == [f"Number {number}" for number in range(4)]
+
+
+async def is_away(gateway: House) -> bool:
+    return gateway.parts.store.database.fared.trouble is Trouble.AWAY
+
+
+async def are_sent(gateway: House) -> bool:
+    try:
+        return set(await gateway.parts.store.database.read(messages.totals)) == {"sent"}
+    except DatabaseUnavailable:
+        return False
 
 
 async def waits(gateway: House) -> bool:

@@ -21,7 +21,7 @@ from posthouse.services.clock import as_datetime
 from posthouse.services.notices import Notices
 from posthouse.services.telling import DEVICE, NOBODY, PAUSE
 from posthouse.services.token_keeper import NoToken
-from posthouse.services.watchdog import GRACE
+from posthouse.services.watchdog import GRACE, SILENT
 from posthouse.services.webhook import Webhook, secret
 from posthouse.store import events, messages, notices, tokens
 from posthouse.store.database import Transaction
@@ -656,3 +656,11 @@ async def test_a_disk_that_fills_is_told_with_its_step_and_so_is_its_end(
         home.clock.forward(60)
         await home.parts.notices.mend()
         assert await going_on(home) == []
+
+
+async def test_what_somebody_else_notices_is_not_ended_by_who_looks_for_mail_that_waits(tmp_path: Path) -> None:
+    async with house(tmp_path / "data", background=False) as home:
+        database = home.parts.store.database
+        assert await database.write(lambda tx: notices.reach(tx, "mb_1", SILENT, home.clock(), 1))
+        await home.parts.watchdog.look()
+        assert await database.read(notices.episodes) == {("mb_1", SILENT): 1}

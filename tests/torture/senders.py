@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from posthouse.cli.connection import SocketApi
-from posthouse.problems import ProblemError
+from posthouse.problems import TEMPORARY, ProblemError
 from posthouse.secret import Secret
 from tests.faults.clients import Client, client
 from tests.support.boxes import PRINTER
@@ -21,7 +21,6 @@ SIZES = {1_000: 30, 8_000: 25, 50_000: 12, 65_000: 8, 70_000: 8, 300_000: 12, 2_
 MOST_RECIPIENTS = 4
 A_CONNECTION = 8
 """Messages at most over one connection."""
-LATER = 75
 AFTER_REFUSAL = 0.1
 """Seconds that a program waits before it tries again."""
 TROUBLE = (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError, AssertionError)
@@ -162,7 +161,7 @@ class Sender:
             self.target.judge.promises(letter, "")
         else:
             self.target.judge.refuses(letter, f"exit {process.returncode} {said.decode(errors='replace').strip()}")
-            if process.returncode != LATER:
+            if process.returncode != TEMPORARY:
                 self.target.judge.complain(f"posthouse send ended with {process.returncode}: {said[-500:]!r}")
 
 

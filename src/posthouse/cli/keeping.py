@@ -11,11 +11,10 @@ from typing import Any
 
 import click
 
-from posthouse.problems import ProblemError, problem
+from posthouse.problems import TEMPORARY, ProblemError, problem
 
 SELDOM, OFTEN = 15.0, 0.5
 """Seconds between two looks, at most and at least."""
-TEMPORARY = 75
 
 
 def keep_up(path: Path, ask: Callable[[], dict[str, Any]], pause: Callable[[float], None]) -> int:

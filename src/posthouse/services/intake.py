@@ -18,7 +18,7 @@ from posthouse.model.headers import HEADER_LIMIT, BadHeader, Head, SenderChange,
 from posthouse.model.mailbox import Mailbox, fold, is_address
 from posthouse.model.message import DEADLINE, Envelope, NewMessage
 from posthouse.model.sender import Refuses, check_given, permitted_senders
-from posthouse.problems import ProblemError, problem
+from posthouse.problems import TEMPORARY, ProblemError, problem
 from posthouse.protocol.reading import has_bare_line_end
 from posthouse.services import storage
 from posthouse.services.clock import Clock, as_datetime
@@ -277,7 +277,7 @@ class _Coming:
         except OSError as cause:
             log.error("message not spooled", message=self.id, cause=str(cause))
             found = storage.describe(of_disk(cause), self.intake.store.spool.place)
-            raise ProblemError(found, status=storage.LATER) from None
+            raise ProblemError(found, status=TEMPORARY) from None
 
     async def end(self) -> NewMessage:
         """The message as it is to be kept, its large parts being on disk already."""

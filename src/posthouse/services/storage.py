@@ -1,13 +1,11 @@
 """Whether mail can be kept at the moment, and if not why: the one cause, and the one step that mends it."""
 
-from posthouse.problems import Problem, ProblemError
+from posthouse.problems import TEMPORARY, Problem, ProblemError
 from posthouse.store.opening import Store
 from posthouse.store.trouble import Trouble
 
 RESERVE = 64 * 1024 * 1024
 """Octets of disk that are left free for what was accepted already; with less, mail is not taken."""
-LATER = 75
-"""Exit status of what waiting may mend (sysexits)."""
 
 
 def trouble_of(store: Store) -> Trouble | None:
@@ -23,7 +21,7 @@ def problem_of(store: Store) -> Problem | None:
 def refused(store: Store) -> ProblemError:
     """Something could not be written, or read, a moment ago."""
     known = problem_of(store)
-    return ProblemError(known or describe(Trouble.AWAY, store.spool.place), status=LATER)
+    return ProblemError(known or describe(Trouble.AWAY, store.spool.place), status=TEMPORARY)
 
 
 def describe(trouble: Trouble, place: str) -> Problem:

@@ -5,8 +5,9 @@ Each is an event, once over all nodes for each episode: until the next success, 
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
@@ -32,11 +33,26 @@ log = structlog.get_logger("watchdog")
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """Since when mail waits, by mailbox: to be sent with no success for too long, and parked. And what was told."""
+    """Since when mail waits, by mailbox: to be sent with no success for too long, and parked. Whether there is room on
+    the disk of `place`. And what was told.
+    """
 
+    at: float
     stuck: dict[str, float]
     parked: dict[str, float]
+    place: str
+    has_room: bool
     episodes: dict[tuple[str, str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What can be noticed: its event and what that says of a subject since a time, at a level; when it is over."""
+
+    event: str
+    says: Callable[[Transaction, str, float, int], Awaitable[dict[str, Any]]]
+    is_over: Callable[[_Seen, str, int], bool]
+    event_at_end: str = ""
 
 
 @dataclass(slots=True)
@@ -64,19 +80,11 @@ class Watchdog:
         for mailbox_id, since in seen.parked.items():
             if days := _days(now - since):
                 told.append(await self._reach(mailbox_id, PARKED, since, days, now))
-        told.append(await self._look_at_disk(seen, now))
-        for mailbox_id, what in _over(seen, now):
-            await self._end(mailbox_id, what, now)
+        if not seen.has_room:  # what is left is enough to write that down, unless it was all used up at once
+            told.append(await self._reach(seen.place, DISK, now, 1, now))
+        for subject, what in _over(seen):
+            await self._end(subject, what, now)
         return sum(told)
-
-    async def _look_at_disk(self, seen: _Seen, now: float) -> bool:
-        """What is left free is enough to write that down, unless it was all used up at once."""
-        place = self.store.spool.place
-        if storage.trouble_of(self.store) is Trouble.FULL:
-            return await self._reach(place, DISK, now, 1, now)
-        if (place, DISK) in seen.episodes:
-            await self._end(place, DISK, now)
-        return False
 
     @property
     def _is_settled(self) -> bool:
@@ -90,47 +98,42 @@ class Watchdog:
             for mailbox_id, since in waits.items()
             if since <= before and not await messages.was_sent_after(tx, mailbox_id, before)
         }
-        return _Seen(stuck, await messages.parked_since(tx), await notices.episodes(tx))
+        parked, episodes = await messages.parked_since(tx), await notices.episodes(tx)
+        has_room = storage.trouble_of(self.store) is not Trouble.FULL
+        return _Seen(now, stuck, parked, self.store.spool.place, has_room, episodes)
 
-    async def _reach(self, mailbox_id: str, what: str, since: float, level: int, now: float) -> bool:
+    async def _reach(self, subject: str, what: str, since: float, level: int, now: float) -> bool:
         """Whether it is this node that tells it."""
+        kind = _KINDS[what]
 
         async def work(tx: Transaction) -> bool:
-            if (await notices.episodes(tx)).get((mailbox_id, what), 0) >= level:
+            if (await notices.episodes(tx)).get((subject, what), 0) >= level:
                 return False
-            if not await notices.reach(tx, mailbox_id, what, since, level):
+            if not await notices.reach(tx, subject, what, since, level):
                 return False
-            if what == STUCK:
-                await events.record(tx, now, "queue.stuck", mailbox_id, since=since, cause=await _why(tx, mailbox_id))
-            elif what == DISK:
-                await events.record(tx, now, "disk.full", mailbox_id)
-            else:
-                await events.record(tx, now, "message.parked", mailbox_id, since=since, days=level)
+            await events.record(tx, now, kind.event, subject, **await kind.says(tx, subject, since, level))
             return True
 
         told = await self.store.database.write(work)
-        if told and what == DISK:
-            log.warning("the disk is full", place=mailbox_id)
-        elif told:
-            log.warning("mail waits", what=what, mailbox=mailbox_id, hours=round((now - since) / 3600, 1))
+        if told:
+            log.warning(kind.event, subject=subject, hours=round((now - since) / 3600, 1))
         return told
 
-    async def _end(self, mailbox_id: str, what: str, now: float) -> None:
+    async def _end(self, subject: str, what: str, now: float) -> None:
+        event = _KINDS[what].event_at_end
+
         async def work(tx: Transaction) -> None:
-            if await notices.end_episode(tx, mailbox_id, what) and what == STUCK:
-                await events.record(tx, now, "queue.recovered", mailbox_id)
+            if await notices.end_episode(tx, subject, what) and event:
+                await events.record(tx, now, event, subject)
 
         await self.store.database.write(work)
 
 
-def _over(seen: _Seen, now: float) -> Iterable[tuple[str, str]]:
-    """Parked mail that is younger than what was told begins anew."""
-    for (mailbox_id, what), level in seen.episodes.items():
-        if what == DISK:
-            continue
-        days = _days(now - seen.parked.get(mailbox_id, now))
-        if mailbox_id not in seen.stuck if what == STUCK else days < level:
-            yield mailbox_id, what
+def _over(seen: _Seen) -> Iterable[tuple[str, str]]:
+    """Of what is noticed here; whoever notices something else says when that is over."""
+    for (subject, what), level in seen.episodes.items():
+        if what in _KINDS and _KINDS[what].is_over(seen, subject, level):
+            yield subject, what
 
 
 def _days(seconds: float) -> int:
@@ -142,3 +145,35 @@ async def _why(tx: Transaction, mailbox_id: str) -> str:
     """What was last said about a message that waits."""
     found = await messages.page(tx, wanted=Wanted(str(MessageState.QUEUED), mailbox_id))
     return next((one.cause or one.answer for one in found if one.cause or one.answer), "")
+
+
+async def _of_stuck(tx: Transaction, mailbox_id: str, since: float, level: int) -> dict[str, Any]:
+    return {"since": since, "cause": await _why(tx, mailbox_id)}
+
+
+async def _of_parked(tx: Transaction, mailbox_id: str, since: float, days: int) -> dict[str, Any]:
+    return {"since": since, "days": days}
+
+
+async def _of_disk(tx: Transaction, place: str, since: float, level: int) -> dict[str, Any]:
+    return {}
+
+
+def _gets_away(seen: _Seen, mailbox_id: str, level: int) -> bool:
+    return mailbox_id not in seen.stuck
+
+
+def _waits_less(seen: _Seen, mailbox_id: str, days: int) -> bool:
+    """Parked mail that is younger than what was told begins anew."""
+    return _days(seen.at - seen.parked.get(mailbox_id, seen.at)) < days
+
+
+def _has_room(seen: _Seen, place: str, level: int) -> bool:
+    return seen.has_room and place == seen.place
+
+
+_KINDS = {
+    STUCK: _Kind("queue.stuck", _of_stuck, _gets_away, "queue.recovered"),
+    PARKED: _Kind("message.parked", _of_parked, _waits_less),
+    DISK: _Kind("disk.full", _of_disk, _has_room),
+}

@@ -108,6 +108,8 @@ _still_held = (
     .with_for_update(read=True)
 )
 
+_no_claim_going_on = select(mailbox.c.id).where(mailbox.c.id == bindparam("mailbox")).with_for_update(key_share=True)
+
 
 def _claiming(due: Select[tuple[str]]) -> ClauseElement:
     """Claim what is due, which is looked for once: a subquery in its place may be run again for each row.
@@ -300,11 +302,12 @@ _remove = (
     .where(message.c.id == bindparam("row_id"), message.c.stage == literal(""))
     .returning(message.c.message_id, message.c.mailbox_id, message.c.device, message.c.pieces)
 )
-_counts = select(message.c.mailbox_id, message.c.state, func.count().label("count")).group_by(
-    message.c.mailbox_id, message.c.state
-)
 _STATES = tuple(str(state) for state in MessageState)
-_counts_among = _counts.where(one_of(message.c.state, _STATES), among(message.c.mailbox_id))
+_counts_among = (
+    select(message.c.mailbox_id, message.c.state, func.count().label("count"))
+    .where(one_of(message.c.state, _STATES), among(message.c.mailbox_id))
+    .group_by(message.c.mailbox_id, message.c.state)
+)
 _totals = select(message.c.state, func.count().label("count")).group_by(message.c.state)
 _newest_sent = (
     select(message.c.next_at)
@@ -422,7 +425,8 @@ async def claim(
 
 
 async def unclaim(tx: Transaction, mailbox_id: str, owner: str, epoch: int, now: float) -> None:
-    """Undo a claim of which nobody knows whether it was committed."""
+    """Undo a claim of which nobody knows whether it was committed; waits for it where that is going on still."""
+    await tx.one(_no_claim_going_on, mailbox=mailbox_id)
     await tx.run(_unclaim, mailbox=mailbox_id, owner=owner, epoch=epoch, now=now)
 
 
@@ -581,19 +585,10 @@ async def remove(tx: Transaction, queue_id: str, now: float) -> bool:
     return row is not None
 
 
-async def counts(tx: Transaction) -> dict[str, dict[str, int]]:
-    """Number of messages by mailbox id and state."""
-    return _by_mailbox(await tx.all(_counts))
-
-
 async def counts_of(tx: Transaction, mailboxes: Iterable[str]) -> dict[str, dict[str, int]]:
-    """The same for some mailboxes, by their ids."""
-    return _by_mailbox(await all_among(tx, _counts_among, mailboxes))
-
-
-def _by_mailbox(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
+    """Number of messages of these mailboxes, by mailbox id and state."""
     result: dict[str, dict[str, int]] = {}
-    for row in rows:
+    for row in await all_among(tx, _counts_among, mailboxes):
         result.setdefault(row["mailbox_id"], {})[row["state"]] = row["count"]
     return result
 

@@ -1,6 +1,8 @@
 """PostgreSQL through asyncpg. Uses nothing that the databases speaking its protocol lack."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any, TypeVar, cast
 
 import asyncpg
@@ -16,6 +18,8 @@ TRIES = 8
 """How often a transaction is run again after a conflict with another one (40001, 40P01)."""
 PATIENCE = 30.0
 """Seconds to wait for a connection, and for the answer to a statement."""
+IDLE = 60.0
+"""Seconds after which the server ends a transaction, and frees its rows, where the network keeps ours from doing so."""
 CLOSING = 10.0
 """Seconds that work has to come to its end when the database is closed."""
 
@@ -31,7 +35,7 @@ _UNAVAILABLE = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.PostgresSystemError,
 )
-"""Answers of a server that has gone away, is being restarted, is full, or is a replica at the moment."""
+"""No answer in time, or those of a server that has gone away, is being restarted, is full, or is a replica."""
 
 
 class PostgresTransaction:
@@ -68,7 +72,13 @@ class PostgresDatabase:
     async def open(cls, url: str, *, connections: int = 12) -> "PostgresDatabase":
         """Raises DatabaseUnavailable where it cannot be reached or does not wait for the disk."""
         try:
-            pool = await asyncpg.create_pool(url, min_size=1, max_size=connections, command_timeout=PATIENCE)
+            pool = await asyncpg.create_pool(
+                url,
+                min_size=1,
+                max_size=connections,
+                command_timeout=PATIENCE,
+                server_settings={"idle_in_transaction_session_timeout": f"{IDLE * 1000:.0f}"},
+            )
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as cause:
             raise DatabaseUnavailable(f"the database cannot be reached: {cause}") from cause
         database = cls(pool)
@@ -88,7 +98,7 @@ class PostgresDatabase:
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
                 return await work(PostgresTransaction(connection))
-        except (*_UNAVAILABLE, TimeoutError) as cause:
+        except _UNAVAILABLE as cause:
             raise DatabaseUnavailable(str(cause)) from cause
 
     async def write(self, work: Work[T], *, long: bool = False) -> T:
@@ -101,30 +111,29 @@ class PostgresDatabase:
         raise DatabaseUnavailable(f"the database is too busy: {last}")
 
     async def _write_once(self, work: Work[T]) -> T:
-        """What is committed is done, also where the connection cannot be given back to the pool afterwards."""
-        committed: list[T] = []
         try:
-            async with self._pool.acquire(timeout=PATIENCE) as connection:
-                transaction = connection.transaction()
-                await transaction.start()
-                try:
-                    result = await work(PostgresTransaction(connection))
-                except BaseException:
-                    await transaction.rollback()
-                    raise
-                await _commit(transaction)
-                committed.append(result)
+            async with self._connection() as connection:
+                result = await _transact(connection, work)
         except asyncpg.UniqueViolationError as cause:
             raise Duplicate(str(cause)) from cause
-        except (*_UNAVAILABLE, TimeoutError) as cause:
-            if not committed:
-                self.fared.failed(_trouble_of(cause))
-                raise DatabaseUnavailable(str(cause)) from cause
+        except _UNAVAILABLE as cause:
+            self.fared.failed(_trouble_of(cause))
+            raise DatabaseUnavailable(str(cause)) from cause
         except CommitUnknown:
             self.fared.failed(Trouble.AWAY)
             raise
         self.fared.succeeded()
-        return committed[0]
+        return result
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator["asyncpg.Connection[Any]"]:
+        """That it cannot be given back, and is ended instead, changes nothing about what became of the work."""
+        connection = await self._pool.acquire(timeout=PATIENCE)
+        try:
+            yield connection
+        finally:
+            with contextlib.suppress(*_UNAVAILABLE):
+                await self._pool.release(connection)
 
     async def close(self) -> None:
         """Wait for running work, though not for ever, then close."""
@@ -139,8 +148,17 @@ def _trouble_of(cause: BaseException) -> Trouble:
     return Trouble.FULL if isinstance(cause, asyncpg.DiskFullError) else Trouble.AWAY
 
 
-async def _commit(transaction: Any) -> None:
+async def _transact(connection: "asyncpg.Connection[Any]", work: Work[T]) -> T:
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        result = await work(PostgresTransaction(connection))
+    except BaseException:
+        with contextlib.suppress(*_UNAVAILABLE):
+            await transaction.rollback()
+        raise
     try:
         await transaction.commit()
-    except (*_UNAVAILABLE, TimeoutError) as cause:
+    except (*_UNAVAILABLE, asyncpg.StatementCompletionUnknownError) as cause:
         raise CommitUnknown(str(cause)) from cause
+    return result

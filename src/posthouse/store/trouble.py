@@ -7,7 +7,7 @@ import time
 from enum import StrEnum
 from pathlib import Path
 
-from posthouse.problems import ProblemError, problem
+from posthouse.problems import TEMPORARY, ProblemError, problem
 
 FORGOTTEN = 90.0
 """Seconds after which an attempt says nothing any more."""
@@ -15,7 +15,6 @@ FORGOTTEN = 90.0
 
 ALMOST_NOTHING = 1024 * 1024
 """Octets of disk with less of which no database can be opened."""
-TEMPORARY = 75
 
 
 class Trouble(StrEnum):

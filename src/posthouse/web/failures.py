@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from posthouse.locales import translations
-from posthouse.problems import ProblemError
+from posthouse.problems import TEMPORARY, ProblemError
 from posthouse.services import storage
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable
 from posthouse.web.rendering import fragment, page
@@ -35,8 +35,6 @@ SENTENCES = {
 OUR_FAULT = N_("This is a fault of Posthouse, not yours. Its log says where.")
 UNREACHABLE = N_("The database cannot be reached. Nothing was changed; try again.")
 OTHERWISE = N_("This cannot be done")
-TEMPORARY = 75
-"""Exit status of what waiting may mend (sysexits)."""
 
 log = structlog.get_logger("web")
 
