@@ -284,7 +284,7 @@ def _build(settings: Settings, store: Store, http: HttpClient, clock: Clock) -> 
             settings.external_url,
         ),
         sharing=Sharing(store, directory, sign_in, keeper, trial, clock),
-        standings=Standings(store, directory),
+        standings=Standings(store, directory, clock),
         going_back=GoingBack(store, directory, keeper, clock),
         connection_test=ConnectionTest(store, directory, keeper, credentials, clock, hostname),
         app_check=AppCheck(directory, sign_in, clock, settings.external_url),

@@ -103,3 +103,16 @@ async def test_a_counter_started_by_several_nodes_at_once_gives_each_number_once
 
     for name in ("first", "second", "third"):
         assert sorted(await together([bump(store, name) for store in nodes])) == [1, 2, 3, 4]
+
+
+async def test_where_the_events_that_are_kept_begin(store: Store) -> None:
+    async def kept_from() -> int:
+        return await store.database.read(lambda tx: events.kept_from(tx, newest=3))
+
+    for subject in ("tk_1", "tk_2", "tk_3"):
+        await record(store, subject)
+    assert await kept_from() == 1
+    await store.database.write(lambda tx: events.prune(tx, NOW + 1, 2))
+    assert await kept_from() == 3
+    await store.database.write(lambda tx: events.prune(tx, NOW + 1, 2))
+    assert await kept_from() == 4

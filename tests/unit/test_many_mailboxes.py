@@ -245,6 +245,25 @@ async def test_every_list_of_the_api_goes_on_where_it_stopped(tmp_path: Path) ->
             assert [one["name"] for one in await paged(limited, "/devices", 1)] == ["d1"]
 
 
+async def test_tokens_that_are_not_shown_do_not_make_one_answer_read_them_all(tmp_path: Path, reading: Reading) -> None:
+    """Every setting has a token of its own, and the one that they would share was never got."""
+    async with full_house(tmp_path, 5) as home, over_socket(home) as api:
+        (app_id,) = home.parts.directory.now.configuration.apps
+
+        async def work(tx: Transaction) -> None:
+            for number in range(3000):
+                unused = {"id": f"tj_{number:05}", "account": f"unused{number}", "name": "main", "reason": ""}
+                state = str(TokenState.NOT_ACQUIRED)
+                await tx.run(_add_token, app_id=app_id, state=state, serving_grant=None, **unused)
+
+        await home.parts.store.database.write(work, long=True)
+        reading.take()
+        first = (await api.get("/tokens", limit=2)).json()
+        assert bounded(reading)
+        assert (first["items"], bool(first["next"])) == ([], True)
+        assert [one["account"] for one in await paged(api, "/tokens", 2)] == [address(number) for number in range(5)]
+
+
 async def paged(api: Client, path: str, limit: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     cursor = ""

@@ -42,6 +42,7 @@ _insert = insert(event).values(
 _after = select(event).where(event.c.id > bindparam("position")).order_by(event.c.id).limit(PAGE)
 _aged = select(event.c.id).where(event.c.at < bindparam("before")).order_by(event.c.id).limit(bindparam("at_most"))
 _prune = delete(event).where(event.c.id.in_(_aged))
+_first = select(event.c.id).order_by(event.c.id).limit(1)
 _last = select(event).order_by(event.c.id.desc()).limit(PAGE)
 _cursor = select(cursor.c.position).where(cursor.c.name == bindparam("cursor_name"))
 _move = (
@@ -82,6 +83,12 @@ async def record(tx: Transaction, at: float, kind: str, subject: str, **document
 async def after(tx: Transaction, position: int) -> list[Event]:
     """At most PAGE events that follow `position`."""
     return [_event(row) for row in await tx.all(_after, position=position)]
+
+
+async def kept_from(tx: Transaction, newest: int) -> int:
+    """The first event that is not forgotten yet, or the one that will follow the newest."""
+    row = await tx.one(_first)
+    return int(row["id"]) if row else newest + 1
 
 
 async def latest(tx: Transaction) -> list[Event]:

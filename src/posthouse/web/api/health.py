@@ -84,7 +84,7 @@ async def _figures(parts: Parts) -> "_Figures":
     standing, now, database = await parts.standings.look(), parts.clock(), parts.store.database
     ends = await forecast.near(parts.store, standing.snapshot, now + FORESEEN)
     queue, known, failures = await database.read(_counted)
-    unused = Counter(str(state) for state in standing.states.values())[TokenState.NOT_ACQUIRED]
+    unused = standing.tokens[TokenState.NOT_ACQUIRED]
     return _Figures(standing, Counter(queue), Counter(known | {TokenState.NOT_ACQUIRED: unused}), failures, ends, now)
 
 

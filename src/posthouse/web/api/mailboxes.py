@@ -22,6 +22,8 @@ from posthouse.web.api.problems import Conflict, not_found
 from posthouse.web.api.shapes import Cursor, Limit, Name
 
 routes = APIRouter()
+PAGES_AT_ONCE = 3
+"""Pages of tokens that one answer reads."""
 
 
 class Begin(BaseModel):
@@ -95,15 +97,18 @@ async def share(caller: Manager, name: Name, body: Share) -> shapes.Page[shapes.
 
 @routes.get("/tokens", tags=["tokens"])
 async def tokens(caller: Reader, cursor: Cursor = "", limit: Limit = 100) -> shapes.Page[shapes.Token]:
-    """All tokens by id."""
+    """All tokens by id. Where most are not worth showing an answer has fewer than `limit`, even none, and a `next`."""
     seen: list[TokenView] = []
     position = cursor
-    while len(seen) <= limit and (ids := await _ids_after(caller, position)):
+    for _ in range(PAGES_AT_ONCE):
+        ids = await _ids_after(caller, position)
         views = await view_tokens(caller.parts.store, caller.parts.directory.now, ids)
         seen += [view for view in views if view.matters and _sees(caller, view)]
-        position = ids[-1]
+        position = ids[-1] if len(ids) == stored_tokens.PAGE else ""
+        if not position or len(seen) >= limit:
+            break
     items, more = shapes.cut(seen, limit)
-    return shapes.Page(items=[shapes.token(view) for view in items], next=items[-1].id if more else None)
+    return shapes.Page(items=[shapes.token(view) for view in items], next=items[-1].id if more else position or None)
 
 
 async def _ids_after(caller: Caller, position: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Everything at a glance."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from fastapi import APIRouter
 
@@ -28,15 +28,14 @@ async def status(caller: Reader) -> shapes.Status:
     parts = caller.parts
     standing = await parts.standings.look()
     seen = caller.mailboxes_seen()
-    states = Counter({str(state): 0 for state in TokenState})
-    states.update(map(str, _states(caller, standing, seen)))
+    states = _states(caller, standing, seen)
     broken = [mailbox for mailbox in standing.by_state[TokenState.INVALID] if caller.sees(mailbox.address)]
     return shapes.Status(
         version=__version__,
         external_url=parts.settings.external_url,
         database="embedded" if parts.store.database.embedded else "postgresql",
         mailboxes=len(seen),
-        tokens=dict(states),
+        tokens={str(state): states[state] for state in TokenState},
         queue={str(state): 0 for state in MessageState} | await _queue(caller, seen),
         attention=[
             shapes.mailbox(view)
@@ -54,12 +53,12 @@ def _trouble(store: Store) -> shapes.Trouble | None:
     return shapes.Trouble(id=found.id, detail=found.sentence, hint=found.hint) if found else None
 
 
-def _states(caller: Caller, standing: Standing, seen: Sequence[Mailbox]) -> Iterable[TokenState]:
+def _states(caller: Caller, standing: Standing, seen: Sequence[Mailbox]) -> Counter[TokenState]:
     """Of the tokens that the mailboxes use or wait for, each once."""
     if not caller.mailboxes:
-        return standing.states.values()
+        return standing.tokens
     ids = {way.token_id for mailbox in seen for way in mailbox.ways() if way.token_id in standing.states}
-    return [standing.states[token_id] for token_id in ids if token_id]
+    return Counter(standing.states[token_id] for token_id in ids if token_id)
 
 
 async def _queue(caller: Caller, seen: Sequence[Mailbox]) -> dict[str, int]:

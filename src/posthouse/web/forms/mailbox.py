@@ -122,36 +122,39 @@ def sections(sketch: Sketch, values: Values) -> Sequence[Section]:
 
 
 def _sign_in(sketch: Sketch) -> Section:
-    apps = sketch.snapshot.apps_by_name.values()
-    named = sorted((app.name, f"{app.name} ({_title(sketch, app.provider)})") for app in apps)
-    has_password = sketch.mailbox is not None and sketch.mailbox.has_password
-    kept = N_("Leave it empty to keep the one that is stored.") if has_password else ""
     return Section(
         N_("Sign-in"),
         [
             Field("address", N_("E-mail address"), needed=True),
-            Field(
-                "app",
-                N_("App registration"),
-                "choice",
-                choices=[("", N_("none: it signs in with a password")), *named],
-                hint=N_("With an app registration it signs in by OAuth 2.0."),
-                redraws=(_SENDING, _RECEIVING, "field-password"),
-            ),
+            _app(sketch),
             Field(
                 "signs_in_as",
                 N_("Account name"),
                 hint=N_("Who signs in, where that is not the address itself: as for a shared mailbox."),
             ),
-            Field(
-                "password",
-                N_("Password"),
-                "secret",
-                hint=kept,
-                unused=(KEPT if has_password else NOT_USED) if sketch.has_oauth else "",
-            ),
+            _password(sketch),
         ],
     )
+
+
+def _app(sketch: Sketch) -> Field:
+    apps = sketch.snapshot.apps_by_name.values()
+    named = sorted((app.name, f"{app.name} ({_title(sketch, app.provider)})") for app in apps)
+    return Field(
+        "app",
+        N_("App registration"),
+        "choice",
+        choices=[("", N_("none: it signs in with a password")), *named],
+        hint=N_("With an app registration it signs in by OAuth 2.0."),
+        redraws=(_SENDING, _RECEIVING, "field-password"),
+    )
+
+
+def _password(sketch: Sketch) -> Field:
+    stored = sketch.mailbox is not None and sketch.mailbox.has_password
+    hint = N_("Leave it empty to keep the one that is stored.") if stored else ""
+    unused = (KEPT if stored else NOT_USED) if sketch.has_oauth else ""
+    return Field("password", N_("Password"), "secret", hint=hint, unused=unused)
 
 
 def _title(sketch: Sketch, provider: str) -> str:

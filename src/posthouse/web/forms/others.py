@@ -88,39 +88,44 @@ def device_read(form: Values) -> dict[str, Any]:
 
 
 def device_sections(snapshot: Snapshot, device: Device | None) -> Sequence[Section]:
+    return [_device(snapshot, device), _permissions()]
+
+
+def _device(snapshot: Snapshot, device: Device | None) -> Section:
     known = forms.joined(mailbox.address for mailbox in snapshot.ordered[:20])
     generated = N_("Left empty: one is made, and shown once.")
     renew = [Field("new_password", N_("Make a new password, and show it once"), "flag")] if device else []
-    return [
-        Section(
-            N_("Device"),
-            [
-                Field("name", N_("Name"), needed=True, hint=N_("The user name it logs in with.")),
-                Field("mailboxes", N_("Mailboxes"), "lines", needed=True, placeholder=known,
-                      hint=N_("One on each line; the first is its usual one.")),
-                Field("password", N_("Password"), "secret", hint=KEPT if device else generated),
-                *renew,
-            ],
-        ),
-        Section(
-            N_("What it may do"),
-            [
-                Field("protocol_smtp", "SMTP", "flag", keys=("protocols",)),
-                Field("protocol_imap", "IMAP", "flag"),
-                Field("protocol_pop3", "POP3", "flag"),
-                Field("networks", N_("Networks"), "lines", placeholder="192.168.1.0/24",
-                      hint=N_("Where it may come from, one on each line. Left empty: from everywhere.")),
-                Field("senders", N_("Sender addresses"), "lines", placeholder="@example.com",
-                      hint=N_("Addresses or @domains that it may give as sender. Left empty: any.")),
-                Field("rate", N_("Rate"), placeholder="60/h", hint=N_("Messages in an hour (h) or a minute (m).")),
-                Field("deadline", N_("Time to deliver in"), placeholder=spoken(DEADLINE),
-                      hint=N_("In days (d), hours (h) or minutes (m). What is not sent by then has failed.")),
-                Field("ordered", N_("One message at a time"), "flag", hint=forms.ORDERED),
-                Field("lane", N_("Without a login, for old devices"), "flag",
-                      hint=N_("Only with networks. This has no effect yet.")),
-            ],
-        ),
-    ]  # fmt: skip
+    return Section(
+        N_("Device"),
+        [
+            Field("name", N_("Name"), needed=True, hint=N_("The user name it logs in with.")),
+            Field("mailboxes", N_("Mailboxes"), "lines", needed=True, placeholder=known,
+                  hint=N_("One on each line; the first is its usual one.")),
+            Field("password", N_("Password"), "secret", hint=KEPT if device else generated),
+            *renew,
+        ],
+    )  # fmt: skip
+
+
+def _permissions() -> Section:
+    return Section(
+        N_("What it may do"),
+        [
+            Field("protocol_smtp", "SMTP", "flag", keys=("protocols",)),
+            Field("protocol_imap", "IMAP", "flag"),
+            Field("protocol_pop3", "POP3", "flag"),
+            Field("networks", N_("Networks"), "lines", placeholder="192.168.1.0/24",
+                  hint=N_("Where it may come from, one on each line. Left empty: from everywhere.")),
+            Field("senders", N_("Sender addresses"), "lines", placeholder="@example.com",
+                  hint=N_("Addresses or @domains that it may give as sender. Left empty: any.")),
+            Field("rate", N_("Rate"), placeholder="60/h", hint=N_("Messages in an hour (h) or a minute (m).")),
+            Field("deadline", N_("Time to deliver in"), placeholder=spoken(DEADLINE),
+                  hint=N_("In days (d), hours (h) or minutes (m). What is not sent by then has failed.")),
+            Field("ordered", N_("One message at a time"), "flag", hint=forms.ORDERED),
+            Field("lane", N_("Without a login, for old devices"), "flag",
+                  hint=N_("Only with networks. This has no effect yet.")),
+        ],
+    )  # fmt: skip
 
 
 # Providers
@@ -166,41 +171,37 @@ def _usual_limit(base: Provider | None, key: str) -> str:
 
 def provider_sections(base: Provider | None) -> Sequence[Section]:
     """`base` is what the fields say where they are left empty."""
-    addresses = [(key, getattr(base, key) if base else "") for key in URLS]
+    title = Field("title", N_("Title"), hint=N_("What people read."), placeholder=base.title if base else "")
     servers = [
-        Section(title, forms.server_fields(one, (one,), base.endpoint(one) if base else None))
-        for one, title in zip(PROTOCOLS, (N_("Sending: SMTP"), "IMAP", "POP3"), strict=True)
+        Section(heading, forms.server_fields(one, (one,), base.endpoint(one) if base else None))
+        for one, heading in zip(PROTOCOLS, (N_("Sending: SMTP"), "IMAP", "POP3"), strict=True)
     ]
-    return [
-        Section(
-            N_("Provider"),
-            [
-                Field("name", N_("Name"), needed=True),
-                Field("title", N_("Title"), hint=N_("What people read."), placeholder=base.title if base else ""),
-            ],
-        ),
-        Section(
-            N_("Sign-in"),
-            [
-                Field(key, _LABELS[key], placeholder=usual, hint=_HINTS.get(key, ""))
-                for key, usual in addresses
-            ]
-            + [
-                Field("scopes", N_("Permissions to ask for"), "lines", hint=ONE_EACH),
-                Field("own_redirect", N_("Redirect URL of its own"), "flag",
-                      hint=N_("Sign-ins come back to an address that no other provider uses. Register it there.")),
-            ],
-        ),
-        *servers,
-        Section(
-            N_("Limits for each account"),
-            [
-                Field(key, label, "text" if key == "size" else "number", placeholder=_usual_limit(base, key),
-                      hint=_LIMIT_HINTS.get(key, ""), keys=(f"limits.{key}",))
-                for key, label in LIMITS.items()
-            ],
-        ),
-    ]  # fmt: skip
+    named = Section(N_("Provider"), [Field("name", N_("Name"), needed=True), title])
+    return [named, _provider_sign_in(base), *servers, _limits(base)]
+
+
+def _provider_sign_in(base: Provider | None) -> Section:
+    usual = {key: getattr(base, key) if base else "" for key in URLS}
+    return Section(
+        N_("Sign-in"),
+        [
+            *(Field(key, _LABELS[key], placeholder=usual[key], hint=_HINTS.get(key, "")) for key in URLS),
+            Field("scopes", N_("Permissions to ask for"), "lines", hint=ONE_EACH),
+            Field("own_redirect", N_("Redirect URL of its own"), "flag",
+                  hint=N_("Sign-ins come back to an address that no other provider uses. Register it there.")),
+        ],
+    )  # fmt: skip
+
+
+def _limits(base: Provider | None) -> Section:
+    return Section(
+        N_("Limits for each account"),
+        [
+            Field(key, label, "text" if key == "size" else "number", placeholder=_usual_limit(base, key),
+                  hint=_LIMIT_HINTS.get(key, ""), keys=(f"limits.{key}",))
+            for key, label in LIMITS.items()
+        ],
+    )  # fmt: skip
 
 
 _LABELS = {
