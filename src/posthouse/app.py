@@ -19,7 +19,7 @@ import structlog
 from posthouse.net.channel import Channel
 from posthouse.net.http import HttpClient
 from posthouse.net.listener import Listener, bound_socket
-from posthouse.problems import ProblemError, problem
+from posthouse.problems import ProblemError, place_of, problem
 from posthouse.protocol.smtp_reply import TOO_MANY_CONNECTIONS
 from posthouse.protocol.smtp_server import ServerPolicy
 from posthouse.services.alarm import Alarm
@@ -419,15 +419,7 @@ def _file_socket(path: Path, mode: int) -> socket.socket:
 
 
 def _crashed(cause: BaseException) -> None:
-    log.error("conversation crashed", kind=type(cause).__name__, where=_place_of(cause))
-
-
-def _place_of(cause: BaseException) -> str:
-    """File and line, without any value that could be a secret."""
-    trace = cause.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
+    log.error("conversation crashed", kind=type(cause).__name__, where=place_of(cause))
 
 
 async def _watched(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -441,6 +433,6 @@ async def _watched(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> 
             log.warning("background part waits for the database", part=name, cause=str(cause))
             pause = min(pause, 2.5)
         except Exception as cause:
-            log.error("background part fell down", part=name, kind=type(cause).__name__, where=_place_of(cause))
+            log.error("background part fell down", part=name, kind=type(cause).__name__, where=place_of(cause))
         await asyncio.sleep(pause)
         pause = min(pause * 2, 30.0)

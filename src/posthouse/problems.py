@@ -1,6 +1,7 @@
 """Problems a person can fix: which one, what is wrong in one sentence, and what to do."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 TEMPORARY = 75
 """Exit status of what waiting may mend (sysexits)."""
@@ -36,3 +37,11 @@ class ProblemError(Exception):
 def problem(id: str, sentence: str, hint: str = "", *, where: str = "", status: int = 1) -> ProblemError:
     """A `ProblemError` holding a single problem."""
     return ProblemError(Problem(id, sentence, hint, where), status=status)
+
+
+def place_of(cause: BaseException) -> str:
+    """For the log: file and line of a fault of ours, without any value that could be a secret."""
+    trace = cause.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -14,7 +15,9 @@ from posthouse.secret import Secret
 from posthouse.services import authorise
 from posthouse.services.authorise import Redirect
 from posthouse.services.sign_in import Registration
+from posthouse.store import authorisations
 from posthouse.store.authorisations import Authorisation
+from posthouse.store.database import DatabaseUnavailable
 from tests.faults.liars import liar
 from tests.support.boxes import ALICE, BOB, PRINTER, SUPPORT, Box, box
 from tests.support.house import House, house
@@ -434,3 +437,36 @@ async def test_a_lost_answer_to_a_device_code_is_said(tmp_path: Path) -> None:
         await provider.control("faults", place="token", action="lose", times=1)
         over = await gateway.by_device(ALICE, provider.approve_as(ALICE))
         assert (over.state, over.reason, over.detail) == ("refused", "sign_in_lost", authorise.LOST)
+
+
+async def test_a_lost_answer_to_a_device_code_is_not_forgotten_while_the_provider_is_away(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await provider.control("faults", place="token", action="lose", times=1)
+        await provider.control("faults", place="token", action="answer", status=503, times=1)
+        over = await gateway.by_device(ALICE, provider.approve_as(ALICE))
+        assert (over.state, over.reason, over.detail) == ("refused", "sign_in_lost", authorise.LOST)
+
+
+async def test_a_permission_is_kept_also_where_the_database_is_away_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authorise, "WRITE_AGAIN", (0.01, 0.01))
+    permit, failures = authorisations.permit, iter((True, True, False))
+
+    async def away(*words: Any, **more: Any) -> bool:
+        if next(failures, False):
+            raise DatabaseUnavailable("it is away")
+        return await permit(*words, **more)
+
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await provider.control("faults", place="token", action="answer", status=503, times=1)
+        monkeypatch.setattr(authorisations, "permit", away)
+        attempt = await answered(gateway, provider)
+        assert attempt.state == "permitted"
+        assert (await gateway.followed(attempt)).state == "done"

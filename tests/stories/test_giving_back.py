@@ -96,7 +96,7 @@ async def test_what_the_provider_could_not_take_is_given_back_later(tmp_path: Pa
         assert "it is tried again by itself" in view.giving_back.answer
         try_again = gateway.parts.authorise.giving_back.try_again
         assert await try_again() == 0, "not at once"
-        for pause in (61, 61):
+        for pause in (61, 121):
             assert await ended(provider) == [""]
             gateway.clock.forward(pause)
             assert await try_again() == 1

@@ -156,6 +156,24 @@ def test_a_temporary_failure_is_never_a_refusal(status: int, members: dict[str, 
     assert (outcome.status, outcome.outcome_unknown) == (status, unknown)
 
 
+@pytest.mark.parametrize(
+    ("status", "members", "silent"),
+    [
+        (503, {}, True),
+        (425, {}, True),
+        (429, {"error": "invalid_grant"}, True),
+        (400, {"error": "temporarily_unavailable"}, True),
+        (400, {"error": ""}, False),
+        (403, {"message": "blocked by a proxy"}, False),
+        (200, {"expires_in": 1}, False),
+    ],
+)
+def test_busy_is_told_apart_from_an_answer_that_is_no_use(status: int, members: dict[str, Any], silent: bool) -> None:
+    outcome = read_token_answer(said(members, status))
+    assert isinstance(outcome, Unreachable)
+    assert outcome.is_silence is silent
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 200, 503])
 def test_a_web_page_is_never_a_refusal(status: int) -> None:
     assert isinstance(read_token_answer(Answer(status, {"content-type": "text/html"}, HTML)), Unreachable)

@@ -14,13 +14,14 @@ from posthouse.model.outcome import Unreachable
 from posthouse.model.token import Grant, Token, TokenState
 from posthouse.net.http import HttpClient
 from posthouse.oauth.message import Answer, Request
+from posthouse.problems import problem
 from posthouse.secret import Secret
 from posthouse.services import token_keeper, turns
 from posthouse.services.apply_file import parse
 from posthouse.services.applying import apply
 from posthouse.services.directory import Directory
 from posthouse.services.giving_back import GivingBack
-from posthouse.services.sign_in import SignIn
+from posthouse.services.sign_in import Registration, SignIn
 from posthouse.services.token_keeper import NoToken, TokenKeeper
 from posthouse.store import events, tokens
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
@@ -744,3 +745,55 @@ async def test_a_change_of_state_is_told(desk: Desk) -> None:
         await desk.access()
     told = await desk.store.database.read(lambda tx: events.after(tx, 0))
     assert [event.kind for event in told] == ["token.acquired", "token.invalid"]
+
+
+async def test_a_fault_of_ours_is_logged_and_counts_as_a_failure_that_may_have_lost_an_answer(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fall(*_: object, **__: object) -> Answer:
+        raise KeyError("refresh-1")
+
+    monkeypatch.setattr(desk.server, "ask", fall)
+    assert await desk.keeper._refresh_in_background("gr_1") is None
+    grant, logged = await desk.grant(), capsys.readouterr().out
+    assert (grant.failures, grant.answer_was_lost) == (1, True)
+    assert grant.next_refresh_at > NOW
+    assert "token refresh fell down" in logged
+    assert "KeyError" in logged
+    assert "refresh-1" not in logged
+
+
+async def test_a_provider_that_was_not_asked_has_not_been_silent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unreadable(_: object, app_id: str) -> None:
+        raise problem("app.secret", "The client secret cannot be read.")
+
+    monkeypatch.setattr(SignIn, "registration", unreadable)
+    assert await desk.keeper._refresh_in_background("gr_1") is None
+    assert (await desk.grant()).failures == 1
+
+
+async def test_whoever_gives_back_late_does_not_shorten_the_pause_of_another(desk: Desk) -> None:
+    giving_back = GivingBack(desk.store, desk.keeper.sign_in, desk.time)
+    desk.server.revoking = [answer(503)] * 4
+    app_id, stranger = (await desk.token()).app_id, replace(await desk.grant(), token_id="tk_other", subject="nobody")
+    late = await desk.store.database.write(lambda tx: giving_back.forget(tx, app_id, [stranger]))
+    for _ in range(2):
+        desk.time.now += 3600
+        assert await giving_back.try_again() == 1
+    await giving_back.revoke(late)
+    desk.time.now += 200
+    assert await giving_back.try_again() == 0
+    desk.time.now += 50
+    assert await giving_back.try_again() == 1
+
+
+async def test_keys_are_fetched_again_after_the_clock_was_put_back(desk: Desk) -> None:
+    registration = await desk.keeper.sign_in.registration((await desk.token()).app_id)
+    assert isinstance(registration, Registration)
+    endpoints = replace(registration.endpoints, jwks_url="https://id.example.com/keys")
+    registration = replace(registration, endpoints=endpoints)
+    desk.server.answers = [answer(200, keys=[{"kty": "RSA", "kid": "1"}])]
+    await desk.keeper.sign_in.keys(registration)
+    desk.time.now -= 86_400
+    await desk.keeper.sign_in.keys(registration, fresh=True)
+    assert len(desk.server.asked) == 2

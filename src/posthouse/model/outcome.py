@@ -94,18 +94,20 @@ class Unreachable:
     """No usable answer, for now; nothing is destroyed. `retry_after` in seconds where the server named a time.
 
     `outcome_unknown` is True where the server may have acted all the same: a refresh token that was sent
-    may have been replaced.
+    may have been replaced. `busy`: it said that it cannot answer now. `ours`: it was not asked, or the fault is ours.
     """
 
     what: str
     retry_after: float | None = None
     outcome_unknown: bool = False
     status: int = 0
+    busy: bool = False
+    ours: bool = False
 
     @property
     def is_silence(self) -> bool:
         """Whether the server is away or busy; else it spoke, only not as expected."""
-        return self.status in (0, 408, 429) or self.status >= 500
+        return not self.ours and (self.busy or not self.status)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def read_token_answer(answer: Answer, *, hide: Hidden = ()) -> TokenOutcome:
 def read_json(answer: Answer, *, hide: Hidden = ()) -> dict[str, Any] | Refused | Unreachable:
     """The JSON object of a successful answer, else what its failure means."""
     if _is_temporary(answer.status):
-        return _unreachable(f"HTTP {answer.status}", answer)
+        return _unreachable(f"HTTP {answer.status}", answer, busy=True)
     if len(answer.body) > MAX_ANSWER:
         return _unreachable(f"an answer of more than {MAX_ANSWER} octets", answer)
     members = _members(answer.body)
@@ -106,9 +106,9 @@ def _is_temporary(status: int) -> bool:
     return status in (408, 425, 429) or status >= 500
 
 
-def _unreachable(what: str, answer: Answer) -> Unreachable:
+def _unreachable(what: str, answer: Answer, *, busy: bool = False) -> Unreachable:
     acted = 200 <= answer.status < 300 or (answer.status >= 500 and answer.status != 503)
-    return Unreachable(what, retry_after(answer), outcome_unknown=acted, status=answer.status)
+    return Unreachable(what, retry_after(answer), outcome_unknown=acted, status=answer.status, busy=busy)
 
 
 def _members(body: bytes) -> dict[str, Any] | None:
@@ -122,7 +122,7 @@ def _members(body: bytes) -> dict[str, Any] | None:
 def _judged(members: dict[str, Any], answer: Answer, hide: Hidden) -> dict[str, Any] | Refused | Unreachable:
     error = _error_of(members)
     if error.lower() in _TEMPORARY_ERRORS:
-        return _unreachable(error, answer)
+        return _unreachable(error, answer, busy=True)
     if error:
         return _refused(error, members, answer.status, tuple(hide))
     if not 200 <= answer.status < 300:

@@ -6,9 +6,9 @@ The old grant serves until the new one has proved itself. Every step is a row, s
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import structlog
 
@@ -79,6 +79,7 @@ _AFTER_AN_ERROR_PAGE = (
 )
 Method = Literal["browser", "device", "paste", "link", "app"]
 
+T = TypeVar("T")
 log = structlog.get_logger("authorise")
 
 
@@ -440,7 +441,7 @@ class Authorise:
                 await authorisations.advance(tx, permitted, "permitted", **changes)
                 await _acquiring(tx, found.token_id, self.clock(), why)
 
-        await self.store.database.write(work)
+        await _surely(lambda: self.store.database.write(work))
         log.warning("token not got yet", authorisation=found.id, what=outcome.what, seconds=round(pause))
         return await self._reload(found)
 
@@ -551,9 +552,8 @@ class Authorise:
             interval = device.interval_after(found.poll_interval, outcome)
             keep = interval if isinstance(outcome, SlowDown) else found.poll_interval
             detail = _last_answer(outcome, registration.provider.family)
-            lost = "sign_in_lost" if isinstance(outcome, Unreachable) and outcome.outcome_unknown else ""
-            poll_at = self.clock() + interval
-            await self._advance(found, "started", poll_at=poll_at, poll_interval=keep, reason=lost, detail=detail)
+            reason, poll_at = _reason_after(found, outcome), self.clock() + interval
+            await self._advance(found, "started", poll_at=poll_at, poll_interval=keep, reason=reason, detail=detail)
             return
         if found.reason == "sign_in_lost" and isinstance(outcome, Refused) and outcome.error == "invalid_grant":
             await self._end(found, "refused", "sign_in_lost", LOST)
@@ -584,7 +584,8 @@ class Authorise:
             return await self._refuse(found, outcome, registration)
         app_only_for = await self._account_of(found) if found.method == "app" else ""
         grant = _new_grant(found, registration, outcome, self.clock(), app_only_for)
-        if not await self._store_surely(found, grant, outcome, nonce):
+        # A consent comes only once: a database that is away for a moment must not lose it.
+        if not await _surely(lambda: self._store_pending(found, grant, outcome, nonce)):
             app_id = registration.app.id
             forgotten = await self.store.database.write(lambda tx: self.giving_back.forget(tx, app_id, [grant]))
             await self.giving_back.revoke(forgotten)
@@ -607,17 +608,6 @@ class Authorise:
     async def _account_of(self, found: Authorisation) -> str:
         token = await self.store.database.read(lambda tx: tokens.get(tx, found.token_id))
         return token.account if token else ""
-
-    async def _store_surely(self, found: Authorisation, grant: Grant, granted: Granted, nonce: Secret | None) -> bool:
-        """A consent comes only once: a database that is away for a moment must not lose it. Else as `_store_pending`.
-
-        Raises DatabaseUnavailable, CommitUnknown.
-        """
-        for pause in WRITE_AGAIN:
-            with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
-                return await self._store_pending(found, grant, granted, nonce)
-            await asyncio.sleep(pause)
-        return await self._store_pending(found, grant, granted, nonce)
 
     async def _store_pending(self, found: Authorisation, grant: Grant, granted: Granted, nonce: Secret | None) -> bool:
         """The consent is on disk before anything is done with it, with what the comparison of persons needs.
@@ -947,6 +937,22 @@ def _last_answer(outcome: Pending | SlowDown | Unreachable, family: Family) -> s
 
 def _used() -> ProblemError:
     return problem("sign-in.used", "This sign-in link has been used or has expired.", "Begin again.")
+
+
+async def _surely(write: Callable[[], Awaitable[T]]) -> T:
+    """Again, for some seconds, where the database is away. Raises DatabaseUnavailable, CommitUnknown."""
+    for pause in WRITE_AGAIN:
+        with contextlib.suppress(DatabaseUnavailable, CommitUnknown):
+            return await write()
+        await asyncio.sleep(pause)
+    return await write()
+
+
+def _reason_after(found: Authorisation, outcome: Pending | SlowDown | Unreachable) -> str:
+    """Only a provider that still waits for the person has certainly not answered before."""
+    if isinstance(outcome, Unreachable):
+        return "sign_in_lost" if outcome.outcome_unknown else found.reason
+    return ""
 
 
 def _not_ours(found: Authorisation, answer: code.NotOurs) -> ProblemError:

@@ -68,9 +68,13 @@ class GivingBack:
     sign_in: SignIn
     clock: Clock
 
-    async def forget(self, tx: Transaction, app_id: str, grants: Iterable[Grant]) -> list[Leaving]:
-        """To be called in the transaction that takes grants out of use, and `revoke` after it."""
-        forgotten = [_leaving(app_id, grant, self.clock()) for grant in grants]
+    async def forget(
+        self, tx: Transaction, app_id: str, grants: Iterable[Grant], *, later: bool = False
+    ) -> list[Leaving]:
+        """To be called in the transaction that takes grants out of use, and `revoke` after it; `later`: it is left to
+        `run`, as nobody should wait for it."""
+        now = self.clock()
+        forgotten = [_leaving(app_id, grant, now, now if later else now + TURN) for grant in grants]
         for one in forgotten:
             await leaving.add(tx, self.store.sealer, one)
         return forgotten
@@ -90,7 +94,7 @@ class GivingBack:
             await self.store.database.write(lambda tx: leaving.remove(tx, one.id))
             return outcome
         pause = max(min(TURN * 2**one.attempts, LONGEST_PAUSE), outcome.retry_after)
-        await self.store.database.write(lambda tx: leaving.postpone(tx, one.id, outcome.why, self.clock() + pause))
+        await self.store.database.write(lambda tx: leaving.postpone(tx, one, outcome.why, self.clock() + pause))
         log.warning("grant not given back yet", grant=one.id, cause=outcome.why, seconds=round(pause))
         return outcome
 
@@ -124,9 +128,9 @@ class GivingBack:
         async def work(tx: Transaction) -> list[Leaving]:
             nonlocal held
             token = await tokens.get_for_change(tx, token_id)
+            held = token is not None and (token.serving_grant or token.pending_grant) is not None
             if token is None:
                 return []
-            held = (token.serving_grant or token.pending_grant) is not None
             taken = await tokens.take_grants(tx, self.store.sealer, token_id)
             await tokens.point(tx, token, serving=None, pending=None, pinned=None)
             await tokens.set_state(tx, token_id, TokenState.NOT_ACQUIRED, now)
@@ -140,8 +144,10 @@ class GivingBack:
         before = self.clock() - RETIRED_LIFE
         retired = await self.store.database.read(lambda tx: tokens.retired(tx, before))
         for grant_id, token_id in retired:
-            await self._give_back_retired(grant_id, token_id)
-        return len(retired) + await self.remove_unused()
+            await self._forget_retired(grant_id, token_id)
+        removed = await self.remove_unused()
+        await self.try_again()
+        return len(retired) + removed
 
     async def run(self) -> None:
         """Try again what could not be given back, until cancelled."""
@@ -161,38 +167,35 @@ class GivingBack:
         await self.revoke(due)
         return len(due)
 
-    async def _give_back_retired(self, grant_id: str, token_id: str) -> None:
-        async def work(tx: Transaction) -> list[Leaving]:
+    async def _forget_retired(self, grant_id: str, token_id: str) -> None:
+        async def work(tx: Transaction) -> None:
             token = await tokens.get_for_change(tx, token_id)
             if token is None or grant_id in (token.serving_grant, token.pending_grant):
-                return []
+                return
             taken = await tokens.take_grant(tx, self.store.sealer, grant_id)
-            return await self.forget(tx, token.app_id, [taken] if taken else [])
+            await self.forget(tx, token.app_id, [taken] if taken else [], later=True)
 
-        await self.revoke(await self.store.database.write(work))
+        await self.store.database.write(work)
 
     async def remove_unused(self) -> int:
-        """Tokens that mailboxes have left for good, with all that they hold; how many."""
+        """Forget tokens that mailboxes have left for good, with all that they hold; how many."""
         now = self.clock()
         unused = await self.store.database.read(lambda tx: _unused(tx, now))
-        removed = await self.store.database.write(self._remove_unused) if unused else []
-        for forgotten in removed:
-            await self.revoke(forgotten)
-        return len(removed)
+        return await self.store.database.write(self._remove_unused) if unused else 0
 
-    async def _remove_unused(self, tx: Transaction) -> list[list[Leaving]]:
+    async def _remove_unused(self, tx: Transaction) -> int:
         # Whoever is about to use one of them again comes before us, or sees that the configuration has changed.
         await events.bump(tx, "configuration")
-        removed = []
-        for token in await _unused(tx, self.clock()):
+        unused = await _unused(tx, self.clock())
+        for token in unused:
             taken = await tokens.take_grants(tx, self.store.sealer, token.id)
             await tokens.set_state(tx, token.id, TokenState.NOT_ACQUIRED, self.clock())
             await tokens.remove(tx, token.id)
-            removed.append(await self.forget(tx, token.app_id, taken))
-        return removed
+            await self.forget(tx, token.app_id, taken, later=True)
+        return len(unused)
 
 
-def _leaving(app_id: str, grant: Grant, now: float) -> Leaving:
+def _leaving(app_id: str, grant: Grant, now: float, next_at: float) -> Leaving:
     ends_at = now + LONGEST_TRY
     if grant.refresh_token is None:
         ends_at = min(ends_at, grant.access_expires_at)
@@ -208,7 +211,7 @@ def _leaving(app_id: str, grant: Grant, now: float) -> Leaving:
         secret=grant.refresh_token or grant.access_token,
         given_to=grant.given_to,
         ends_at=ends_at,
-        next_at=now + TURN,
+        next_at=next_at,
     )
 
 

@@ -114,7 +114,7 @@ class SignIn:
         """
         url = registration.endpoints.jwks_url
         kept = self._keys.get(url)
-        if kept is not None and kept[0] - KEEP + (KEYS_REST if fresh else KEEP) > self._clock():
+        if kept is not None and 0 <= self._clock() - (kept[0] - KEEP) < (KEYS_REST if fresh else KEEP):
             return kept[1]
         answer = await self.ask(get(url), registration.provider) if url else Unreachable("no keys")
         keys = answer if isinstance(answer, Unreachable) else read_keys(answer)

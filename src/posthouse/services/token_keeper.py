@@ -17,7 +17,7 @@ from posthouse.model.token import Grant, TokenState, pause_after_failures, refre
 from posthouse.oauth.answer import read_token_answer
 from posthouse.oauth.message import Request
 from posthouse.oauth.refresh import refresh
-from posthouse.problems import ProblemError
+from posthouse.problems import ProblemError, place_of
 from posthouse.providers.provider import Provider, scopes_for
 from posthouse.secret import Secret
 from posthouse.services import app_only
@@ -240,7 +240,7 @@ class TokenKeeper:
         )
 
     async def _send(self, grant: Grant, prepared: Prepared, asked_at: float) -> Grant:
-        outcome = await self._ask(grant, prepared, asked_at)
+        outcome = await self._ask_safely(grant, prepared, asked_at)
         match outcome:
             case _Unsaved():
                 return await self._keep(outcome)
@@ -250,6 +250,14 @@ class TokenKeeper:
                 sentence = f"The sign-in server gave no answer: {outcome.what}."
                 raise await self._postponed(grant, outcome, sentence)
 
+    async def _ask_safely(self, grant: Grant, prepared: Prepared, asked_at: float) -> _Unsaved | Refused | Unreachable:
+        """A fault of ours is a failure like others, after which nobody knows what the provider has done."""
+        try:
+            return await self._ask(grant, prepared, asked_at)
+        except Exception as cause:
+            log.error("token refresh fell down", grant=grant.id, kind=type(cause).__name__, where=place_of(cause))
+            return Unreachable("a fault of the gateway's own, see its log", outcome_unknown=True, ours=True)
+
     async def _prepare(self, grant: Grant) -> Prepared:
         """Who asks, and where. That may take a discovery, so it comes before the lease."""
         if not grant.renewable:
@@ -257,7 +265,7 @@ class TokenKeeper:
         try:
             return await self._registration_of(grant)
         except (ProblemError, Unsealable) as cause:
-            return Unreachable(str(cause))
+            return Unreachable(str(cause), ours=True)
 
     async def _ask(self, grant: Grant, prepared: Prepared, asked_at: float) -> _Unsaved | Refused | Unreachable:
         """Nothing is awaited between the look at the clock and the sending."""
@@ -266,9 +274,9 @@ class TokenKeeper:
         try:
             request = self._request(prepared, grant)
         except (ProblemError, Unsealable) as cause:
-            return Unreachable(str(cause))
+            return Unreachable(str(cause), ours=True)
         if asyncio.get_running_loop().time() - asked_at > PROMPT:
-            return Unreachable("the database took too long")
+            return Unreachable("the database took too long", ours=True)
         answer = await self.sign_in.ask(request, prepared.provider)
         outcome = answer if isinstance(answer, Unreachable) else read_token_answer(answer, hide=request.secrets())
         return _Unsaved(grant, outcome, prepared, self.clock()) if isinstance(outcome, Granted) else outcome
@@ -474,7 +482,7 @@ class TokenKeeper:
                 await self.refresh(grant)
                 return True
         except NoToken as problem:
-            return None if problem.outcome is None else not problem.outcome.is_silence
+            return _has_answered(problem.outcome)
         except (DatabaseUnavailable, CommitUnknown):
             await asyncio.sleep(POLL)
         return None
@@ -498,6 +506,12 @@ class TokenKeeper:
                     await self._write_unsaved()
                     await asyncio.sleep(0.2 if self._unsaved else 0)
         return not self._unsaved and not self._refreshing
+
+
+def _has_answered(outcome: Refused | Unreachable | None) -> bool | None:
+    if outcome is None or (isinstance(outcome, Unreachable) and outcome.ours):
+        return None
+    return not outcome.is_silence
 
 
 def _access(grant: Grant) -> AccessToken:

@@ -7,6 +7,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
+import structlog
+
+from posthouse.problems import place_of
+
 EACH = 64
 """Refreshes that may be under way at one provider."""
 AT_ONCE = 3 * EACH
@@ -17,6 +21,8 @@ PROBES = 4
 """Refreshes that may be under way at one that does not answer; the first answer gives it all its turns again."""
 ENOUGH = 100
 """Grants of one provider at hand, with which no more of its are looked for."""
+
+log = structlog.get_logger("token_keeper")
 
 
 @dataclass(slots=True)
@@ -32,6 +38,15 @@ class _Provider:
     @property
     def has_turn(self) -> bool:
         return bool(self.waiting) and self.working < (PROBES if self.silent >= SILENT else EACH)
+
+
+def _answered(grant_id: str, task: "asyncio.Task[bool | None]") -> bool | None:
+    if task.cancelled():
+        return None
+    if (cause := task.exception()) is not None:
+        log.error("token refresh fell down", grant=grant_id, kind=type(cause).__name__, where=place_of(cause))
+        return None
+    return task.result()
 
 
 class Turns:
@@ -82,7 +97,7 @@ class Turns:
         del self._tasks[grant_id]
         provider = self._providers[name]
         provider.working -= 1
-        answered = None if task.cancelled() or task.exception() else task.result()
+        answered = _answered(grant_id, task)
         if answered is not None:
             provider.silent = 0 if answered else provider.silent + 1
         if provider.at_hand == ENOUGH - 1:

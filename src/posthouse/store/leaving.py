@@ -63,7 +63,7 @@ _take = (
 )
 _postpone = (
     update(leaving_grant)
-    .where(leaving_grant.c.id == bindparam("row_id"))
+    .where(leaving_grant.c.id == bindparam("row_id"), leaving_grant.c.attempts == bindparam("seen"))
     .values(next_at=bindparam("until"), answer=bindparam("what"))
 )
 _held = (
@@ -88,16 +88,16 @@ async def add(tx: Transaction, sealer: Sealer, new: Leaving) -> None:
 async def take_due(tx: Transaction, sealer: Sealer, now: float, until: float, at_most: int) -> list[Leaving]:
     """What is to be tried now, by nobody else before `until`; without those that cannot be opened."""
     found = [
-        _leaving(row, sealer)
+        _leaving({**dict(row), "attempts": row["attempts"] + 1}, sealer)
         for row in await tx.all(_due, now=now, at_most=at_most)
         if await tx.run(_take, row_id=row["id"], seen=row["attempts"], until=until)
     ]
     return [one for one in found if one is not None]
 
 
-async def postpone(tx: Transaction, row_id: str, answer: str, until: float) -> None:
-    """It could not be given back for now."""
-    await tx.run(_postpone, row_id=row_id, what=answer, until=until)
+async def postpone(tx: Transaction, one: Leaving, answer: str, until: float) -> None:
+    """It could not be given back for now; nothing happens where somebody else has tried meanwhile."""
+    await tx.run(_postpone, row_id=one.id, seen=one.attempts, what=answer, until=until)
 
 
 async def held(tx: Transaction, wanted: Iterable[str]) -> list[Held]:
