@@ -1,6 +1,7 @@
 """How fast mail goes through the gateway, beside what people use instead, all measured in one run.
 
-Beside it: the same clients talking to the same provider directly, Postfix as a durable relay, and email-oauth2-proxy.
+Beside it: the same clients talking to the same provider directly, Postfix as a durable relay, email-oauth2-proxy, and
+"nothing kept": a relay of a few lines that keeps and checks nothing, which is what Python itself leaves to be gained.
 Everything runs on this machine and on loopback: clients, gateway and provider, each a process of its own. The
 gateway is `posthouse serve` with its embedded database on disk; the provider is a sink that takes everything.
 Ratios are of the same run; CPU a message is the steadier figure where others use the machine as well.
@@ -32,7 +33,7 @@ ROUND_TRIP = 0.04
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`door`: posthouse, direct, postfix, proxy; with `far` the provider is ROUND_TRIP away. `tls` with the client."""
+    """`door`: posthouse, direct, floor, postfix, proxy. `tls` with the client; `far`: the provider is ROUND_TRIP away."""
 
     name: str
     door: str = "posthouse"
@@ -47,9 +48,12 @@ class Case:
 DIRECT = Case("direct: a connection each, TLS, XOAUTH2", "direct", tls=True)
 EACH = Case("posthouse: a connection each, plain in")
 EACH_TLS = Case("posthouse: a connection each, TLS in", tls=True)
+EACH_FLOOR = Case("nothing kept: a connection each, plain in", "floor")
+EACH_TLS_FLOOR = Case("nothing kept: a connection each, TLS in", "floor", tls=True)
 EACH_PROXY = Case("email-oauth2-proxy: a connection each, plain in", "proxy", share=0.015, at_once=4)
 EACH_POSTFIX = Case("Postfix: a connection each, plain in", "postfix", share=0.5)
 MANY = Case("posthouse: 100 a connection, plain in", a_connection=100, share=2.0)
+MANY_FLOOR = Case("nothing kept: 100 a connection, plain in", "floor", a_connection=100, share=2.0)
 MANY_POSTFIX = Case("Postfix: 100 a connection, plain in", "postfix", a_connection=100, share=0.5)
 LARGE = Case("posthouse: 200 KB, 10 a connection", a_connection=10, size=200 * 1024, share=0.2)
 LARGE_POSTFIX = Case("Postfix: 200 KB, 10 a connection", "postfix", a_connection=10, size=200 * 1024, share=0.2)
@@ -64,12 +68,16 @@ HUGE_PROXY = Case(
 FAR_DIRECT = Case("direct, 40 ms away: a connection each", "direct", tls=True, at_once=1, far=True, share=0.007)
 FAR = Case("posthouse, 40 ms away: a connection each", at_once=1, far=True, share=0.1)
 CASES = (
-    DIRECT, EACH, EACH_TLS, EACH_PROXY, EACH_POSTFIX, MANY, MANY_POSTFIX, LARGE, LARGE_POSTFIX, LARGE_PROXY,
-    HUGE, HUGE_POSTFIX, HUGE_PROXY, FAR_DIRECT, FAR,
+    DIRECT, EACH, EACH_TLS, EACH_FLOOR, EACH_TLS_FLOOR, EACH_PROXY, EACH_POSTFIX, MANY, MANY_FLOOR, MANY_POSTFIX,
+    LARGE, LARGE_POSTFIX, LARGE_PROXY, HUGE, HUGE_POSTFIX, HUGE_PROXY, FAR_DIRECT, FAR,
 )  # fmt: skip
 RATIOS = (
     (EACH, DIRECT, 3.0),
     (EACH_TLS, DIRECT, 0.75),
+    (EACH_FLOOR, DIRECT, 0.0),
+    (EACH_TLS_FLOOR, DIRECT, 0.0),
+    (EACH_FLOOR, EACH_POSTFIX, 0.0),
+    (MANY_FLOOR, MANY_POSTFIX, 0.0),
     (EACH, EACH_PROXY, 200.0),
     (EACH, EACH_POSTFIX, 6.0),
     (MANY, MANY_POSTFIX, 10.0),
@@ -79,7 +87,7 @@ RATIOS = (
     (HUGE, HUGE_PROXY, 3.0),
     (FAR, FAR_DIRECT, 8.0),
 )
-"""What is delivered a second, in times of the other, and what we want."""
+"""What is delivered a second, in times of the other, and what we want of it (0: shown for comparison)."""
 
 
 @dataclass(slots=True)
@@ -104,6 +112,7 @@ class Bench:
         self.ports: dict[str, int] = {}
         self.password = ""
         self.serving: Serving | None = None
+        self.processes: dict[str, Process] = {}
 
     @contextmanager
     def sink(self) -> Iterator[int]:
@@ -114,6 +123,19 @@ class Bench:
         )  # fmt: skip
         try:
             yield int(wait_for_file(directory / "sink.port", process))
+        finally:
+            process.stop()
+
+    @contextmanager
+    def floor(self, sink: int) -> Iterator[int]:
+        directory, connections = self.place.directory, self.words.connections
+        process = Process(
+            sys.executable, HERE / "floor.py", str(sink), str(connections), self.place.authority,
+            directory / "server.pem", directory / "server.key", directory / "floor.port", log=directory / "floor.log",
+        )  # fmt: skip
+        self.processes["floor"] = process
+        try:
+            yield int(wait_for_file(directory / "floor.port", process))
         finally:
             process.stop()
 
@@ -171,11 +193,16 @@ class Bench:
         """User, password and token, as far as there are."""
         if case.door == "posthouse":
             return FAR_DEVICE if case.far else DEVICE, self.password, ""
-        known = {"direct": (MAILBOX, "", "t" * 300), "proxy": (MAILBOX, "any", ""), "postfix": ("", "", "")}
+        known = {
+            "direct": (MAILBOX, "", "t" * 300),
+            "floor": (MAILBOX, "any", ""),
+            "proxy": (MAILBOX, "any", ""),
+            "postfix": ("", "", ""),
+        }
         return known[case.door]
 
     def measure(self, case: Case, figures: Figures) -> None:
-        process = self.serving.process if self.serving and case.door == "posthouse" else None
+        process = self.processes.get(case.door)
         before = process.cpu if process else 0.0
         messages = max(20, int(self.words.messages * case.share))
         found = self.send(case, messages)
@@ -194,12 +221,14 @@ def run(words: argparse.Namespace) -> None:
         sink = stack.enter_context(bench.sink())
         far = stack.enter_context(bench.far(sink))
         bench.ports = {"direct tls": sink, "direct far tls": far, "posthouse": place.plain, "posthouse tls": place.tls}
+        bench.ports["floor"] = bench.ports["floor tls"] = stack.enter_context(bench.floor(sink))
         cases = [case for case in CASES if words.case.lower() in case.name.lower() and not _left_out(case)]
         _start_comparators(bench, stack, cases, box, sink)
         ways = (Way(DEVICE, MAILBOX, sink, words.connections), Way(FAR_DEVICE, FAR_MAILBOX, far, 1))
         bench.password = asyncio.run(furnish(place, box, ways)).reveal()
         starts = _cold_starts(bench)
         bench.serving = Serving(place, words.serve)
+        bench.processes["posthouse"] = bench.serving.process
         try:
             _run_cases(bench, cases, starts)
         finally:
@@ -290,7 +319,12 @@ def _ratios(figures: dict[Case, Figures]) -> str:
         if case in figures and other in figures:
             ratio = Runs(tuple(figures[case].delivered)).median / Runs(tuple(figures[other].delivered)).median
             rows.append(
-                [f"{case.name} : {other.name}", f"{ratio:.2f}", f"{wanted:.2f}", "" if ratio >= wanted else "less"]
+                [
+                    f"{case.name} : {other.name}",
+                    f"{ratio:.2f}",
+                    f"{wanted:.2f}" if wanted else "",
+                    "" if ratio >= wanted else "less",
+                ]
             )
     return table(("delivered a second", "ratio", "wanted", ""), rows)
 
