@@ -33,7 +33,7 @@ ROUND_TRIP = 0.04
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`door`: posthouse, direct, floor, postfix, proxy. `tls` with the client; `far`: the provider is ROUND_TRIP away."""
+    """`door`: posthouse, direct, floor, postfix, proxy. `tls` with the client; `far`: a provider ROUND_TRIP away."""
 
     name: str
     door: str = "posthouse"

@@ -763,6 +763,36 @@ async def test_a_fault_of_ours_is_logged_and_counts_as_a_failure_that_may_have_l
     assert "refresh-1" not in logged
 
 
+async def test_a_fault_of_ours_before_the_request_counts_as_a_failure_that_lost_nothing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fall(_: object, app_id: str) -> None:
+        raise KeyError(app_id)
+
+    monkeypatch.setattr(SignIn, "registration", fall)
+    assert await desk.keeper._refresh_in_background("gr_1") is None
+    grant = await desk.grant()
+    assert (grant.failures, grant.answer_was_lost) == (1, False)
+    assert grant.next_refresh_at > NOW
+
+
+async def test_an_answer_that_cannot_be_written_for_a_fault_of_ours_is_kept_and_holds_up_no_other(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = TokenKeeper._write
+
+    async def fall(*_: object) -> None:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr(TokenKeeper, "_write", fall)
+    assert await desk.keeper._refresh_in_background("gr_1") is None
+    await desk.keeper._write_unsaved()
+    monkeypatch.setattr(TokenKeeper, "_write", write)
+    await desk.keeper._write_unsaved()
+    assert (await desk.grant()).serial == 2
+    assert len(desk.server.asked) == 1
+
+
 async def test_a_provider_that_was_not_asked_has_not_been_silent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     async def unreadable(_: object, app_id: str) -> None:
         raise problem("app.secret", "The client secret cannot be read.")

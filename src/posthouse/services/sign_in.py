@@ -94,7 +94,7 @@ class SignIn:
         return found
 
     async def _discover(self, stated: Endpoints, provider: Provider) -> Endpoints | Refused | Unreachable:
-        outcome: Endpoints | Refused | Unreachable = Unreachable("the provider has no issuer")
+        outcome: Endpoints | Refused | Unreachable = Unreachable("the provider has no issuer", ours=True)
         for request in discovery_requests(provider.issuer) if provider.issuer else ():
             answer = await self.ask(request, provider)
             if isinstance(answer, Unreachable):

@@ -48,6 +48,7 @@ KEPT = 2000
 """Access tokens that are kept at hand; for any other one the database is asked."""
 PATIENCE = 45.0
 """Seconds to wait for a refresh that another process is doing."""
+NOT_WRITTEN = "The new token could not be written to the database yet."
 SEALED = "The stored token cannot be opened: it was sealed with a key that is not here."
 
 log = structlog.get_logger("token_keeper")
@@ -255,8 +256,7 @@ class TokenKeeper:
         try:
             return await self._ask(grant, prepared, asked_at)
         except Exception as cause:
-            log.error("token refresh fell down", grant=grant.id, kind=type(cause).__name__, where=place_of(cause))
-            return Unreachable("a fault of the gateway's own, see its log", outcome_unknown=True, ours=True)
+            return _fallen_down(grant, cause, outcome_unknown=True)
 
     async def _prepare(self, grant: Grant) -> Prepared:
         """Who asks, and where. That may take a discovery, so it comes before the lease."""
@@ -266,6 +266,10 @@ class TokenKeeper:
             return await self._registration_of(grant)
         except (ProblemError, Unsealable) as cause:
             return Unreachable(str(cause), ours=True)
+        except (DatabaseUnavailable, CommitUnknown):
+            raise
+        except Exception as cause:
+            return _fallen_down(grant, cause, outcome_unknown=False)
 
     async def _ask(self, grant: Grant, prepared: Prepared, asked_at: float) -> _Unsaved | Refused | Unreachable:
         """Nothing is awaited between the look at the clock and the sending."""
@@ -323,7 +327,10 @@ class TokenKeeper:
             if not unsaved.told:
                 unsaved.told = True
                 log.error("token answer not yet written", grant=grant.id, cause=str(cause))
-            raise NoToken("The new token could not be written to the database yet.", temporary=True) from None
+            raise NoToken(NOT_WRITTEN, temporary=True) from None
+        except Exception as cause:
+            log.error("token answer not yet written", grant=grant.id, kind=type(cause).__name__, where=place_of(cause))
+            raise NoToken(NOT_WRITTEN, temporary=True) from None
         if self._unsaved.get(grant.id) is unsaved:
             del self._unsaved[grant.id]
         return written
@@ -506,6 +513,11 @@ class TokenKeeper:
                     await self._write_unsaved()
                     await asyncio.sleep(0.2 if self._unsaved else 0)
         return not self._unsaved and not self._refreshing
+
+
+def _fallen_down(grant: Grant, cause: Exception, *, outcome_unknown: bool) -> Unreachable:
+    log.error("token refresh fell down", grant=grant.id, kind=type(cause).__name__, where=place_of(cause))
+    return Unreachable("a fault of the gateway's own, see its log", outcome_unknown=outcome_unknown, ours=True)
 
 
 def _has_answered(outcome: Refused | Unreachable | None) -> bool | None:
