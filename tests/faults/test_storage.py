@@ -101,7 +101,9 @@ async def test_a_disk_that_breaks_under_load_loses_nothing_that_was_accepted(tmp
                 await world.start(page=True)
                 await world.until_promised(60)
             await world.finish()
-            assert world.judge.complaints == [], report(world)
+            # Between the two mounts nothing is there, and `posthouse send` says so.
+            broken = [told for told in world.judge.complaints if "No Posthouse data in" not in told]
+            assert broken == [], report(world)
 
 
 IMPATIENT = "from posthouse.store import sqlite\nsqlite.LOCKED = 0.5\nfrom posthouse.cli import main\nmain()"

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import parse_qs
 
 import pytest
@@ -748,14 +749,16 @@ async def test_a_change_of_state_is_told(desk: Desk) -> None:
 
 
 async def test_a_fault_of_ours_is_logged_and_counts_as_a_failure_that_may_have_lost_an_answer(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fall(*_: object, **__: object) -> Answer:
         raise KeyError("refresh-1")
 
+    log = Mock()
+    monkeypatch.setattr(token_keeper, "log", log)
     monkeypatch.setattr(desk.server, "ask", fall)
     assert await desk.keeper._refresh_in_background("gr_1") is None
-    grant, logged = await desk.grant(), capsys.readouterr().out
+    grant, logged = await desk.grant(), str(log.error.mock_calls)
     assert (grant.failures, grant.answer_was_lost) == (1, True)
     assert grant.next_refresh_at > NOW
     assert "token refresh fell down" in logged
