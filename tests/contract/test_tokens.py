@@ -1,7 +1,7 @@
 """Tokens and grants, on both databases."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -104,7 +104,7 @@ async def remove_grant(store: Store, grant_id: str = "gr_1") -> bool:
     return await store.database.write(lambda tx: tokens.remove_grant(tx, grant_id))
 
 
-async def due(store: Store, now: float, at_most: int = 10, *, apart: Iterable[str] = ()) -> list[str]:
+async def due(store: Store, now: float, at_most: int = 10, *, apart: Sequence[str] = ()) -> list[str]:
     found = await store.database.read(lambda tx: tokens.due(tx, now, at_most, apart=apart))
     return [grant_id for grant_id, _ in found]
 

@@ -33,7 +33,7 @@ LONGEST_TRY = 30 * 86_400.0
 PATIENCE = 10.0
 """Seconds for one attempt: a person may be waiting for what comes of it."""
 TURN = 60.0
-"""Seconds for which whoever gives a grant back has it to itself, and until the second attempt."""
+"""Seconds for which whoever gives a grant back has it to itself."""
 LONGEST_PAUSE = 6 * 3600.0
 AT_ONCE = 20
 """Attempts that are made beside each other."""
@@ -94,8 +94,9 @@ class GivingBack:
             await self.store.database.write(lambda tx: leaving.remove(tx, one.id))
             return outcome
         pause = max(min(TURN * 2**one.attempts, LONGEST_PAUSE), outcome.retry_after)
-        await self.store.database.write(lambda tx: leaving.postpone(tx, one, outcome.why, self.clock() + pause))
-        log.warning("grant not given back yet", grant=one.id, cause=outcome.why, seconds=round(pause))
+        until = self.clock() + pause
+        if await self.store.database.write(lambda tx: leaving.postpone(tx, one, outcome.why, until)):
+            log.warning("grant not given back yet", grant=one.id, cause=outcome.why, seconds=round(pause))
         return outcome
 
     async def _revoke(self, one: Leaving) -> GivenBack:

@@ -229,7 +229,7 @@ class Worker:
     async def _give_back(self) -> None:
         now, claims, lane = self._dispatcher.clock(), tuple(self._claims), self._lane
         cause, handed = lane.waits_for if lane.held_until > now else "", self._handed
-        unknown = self._network(handed.message, CUT_SHORT, spent=1, hold=False) if handed in claims and handed else None
+        unknown = self._network(handed.message, CUT_SHORT, spent=1, hold=False) if handed else None
 
         async def work(tx: Transaction) -> None:
             for claim in claims:

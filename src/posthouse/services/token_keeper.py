@@ -26,6 +26,7 @@ from posthouse.services.giving_back import GivingBack
 from posthouse.services.sign_in import DEADLINE, Registration, SignIn
 from posthouse.services.turns import Turns
 from posthouse.store import tokens
+from posthouse.store.among import AT_ONCE
 from posthouse.store.configuration import StoredApp
 from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.opening import Store
@@ -464,7 +465,7 @@ class TokenKeeper:
 
     async def _due(self, turns: Turns) -> list[tuple[str, str]]:
         """Grants with their app registrations; nothing of providers of which enough is at hand."""
-        now, apart = self.clock(), turns.full()
+        now, apart = self.clock(), turns.full()[:AT_ONCE]
         at_most = LOOK + turns.at_hand(without=apart) + len(self._unreadable)
         return await self.store.database.read(lambda tx: tokens.due(tx, now, at_most, self.node_id, apart=apart))
 

@@ -1,6 +1,6 @@
 """Rows for a handful of ids out of very many: the number of statements does not grow with the table."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam
@@ -14,15 +14,19 @@ _NAMES = tuple(f"among_{number}" for number in range(AT_ONCE))
 
 
 def among(column: ColumnElement[Any]) -> ColumnElement[bool]:
-    """Whether a column has one of the values that `all_among` is given."""
+    """Whether a column has one of the values that `all_among` is given, or `few`."""
     return column.in_([bindparam(name) for name in _NAMES])
+
+
+def few(values: Sequence[str]) -> dict[str, str]:
+    """The parameters of `among` for AT_ONCE values at most, none of them empty. Raises ValueError for more."""
+    filler = [values[-1] if values else ""] * (AT_ONCE - len(values))
+    return dict(zip(_NAMES, [*values, *filler], strict=True))
 
 
 async def all_among(tx: Transaction, statement: ClauseElement, wanted: Iterable[str], **parameters: Any) -> list[Row]:
     """The rows of a statement with `among`, each value looked for once."""
     ids, found = list(dict.fromkeys(wanted)), []
     for start in range(0, len(ids), AT_ONCE):
-        some = ids[start : start + AT_ONCE]
-        values = dict(zip(_NAMES, some + some[-1:] * (AT_ONCE - len(some)), strict=True))
-        found += await tx.all(statement, **values, **parameters)
+        found += await tx.all(statement, **few(ids[start : start + AT_ONCE]), **parameters)
     return found

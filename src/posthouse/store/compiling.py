@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Executable, Table, Text, bindparam, func, insert, literal, or_
+from sqlalchemy import ColumnElement, Executable, Table, insert, or_
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ClauseElement
@@ -33,17 +33,6 @@ class Compiled:
 def one_of(column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bool]:
     """`column IN (…)` for values that are known when the statement is made; IN itself is not compiled ahead."""
     return or_(*(column == value for value in values))
-
-
-def is_line_of(column: ColumnElement[str], parameter: str) -> ColumnElement[bool]:
-    """`column IN (…)` for a parameter with one value on each line: see `lines`."""
-    every: ColumnElement[str] = bindparam(parameter, type_=Text)
-    return func.replace(every, literal("\n") + column + literal("\n"), literal("")) != every
-
-
-def lines(values: Iterable[str]) -> str:
-    """What `is_line_of` looks through."""
-    return "".join(f"\n{value}\n" for value in values)
 
 
 def insert_if_absent(table: Table, **values: Any) -> ClauseElement:

@@ -95,9 +95,9 @@ async def take_due(tx: Transaction, sealer: Sealer, now: float, until: float, at
     return [one for one in found if one is not None]
 
 
-async def postpone(tx: Transaction, one: Leaving, answer: str, until: float) -> None:
-    """It could not be given back for now; nothing happens where somebody else has tried meanwhile."""
-    await tx.run(_postpone, row_id=one.id, seen=one.attempts, what=answer, until=until)
+async def postpone(tx: Transaction, one: Leaving, answer: str, until: float) -> bool:
+    """It could not be given back for now. False, with nothing done, where somebody else has tried meanwhile."""
+    return bool(await tx.run(_postpone, row_id=one.id, seen=one.attempts, what=answer, until=until))
 
 
 async def held(tx: Transaction, wanted: Iterable[str]) -> list[Held]:

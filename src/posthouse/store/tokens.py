@@ -15,8 +15,8 @@ from sqlalchemy import and_, bindparam, delete, func, insert, literal, or_, sele
 from posthouse.model.token import Grant, Token, TokenState
 from posthouse.secret import Secret
 from posthouse.store import events
-from posthouse.store.among import all_among, among
-from posthouse.store.compiling import insert_if_absent, is_line_of, lines, one_of
+from posthouse.store.among import all_among, among, few
+from posthouse.store.compiling import insert_if_absent, one_of
 from posthouse.store.database import Row, Transaction
 from posthouse.store.ids import new_id
 from posthouse.store.sealing import Sealer, Unsealable
@@ -128,7 +128,7 @@ _identify = (
     .where(grant.c.id == bindparam("row_id"))
     .values(issuer=bindparam("new_issuer"), subject=bindparam("new_subject"), person=bindparam("new_person"))
 )
-_apps_apart = select(app.c.id).where(is_line_of(app.c.provider, "apart"))
+_apps_apart = select(app.c.id).where(among(app.c.provider))
 _due = (
     select(grant.c.id, grant.c.app_id, grant.c.next_refresh_at)
     .join(token, and_(token.c.id == grant.c.token_id, token.c.serving_grant == grant.c.id))
@@ -444,14 +444,14 @@ async def remove_grant(tx: Transaction, grant_id: str) -> bool:
 
 
 async def due(
-    tx: Transaction, now: float, at_most: int, owner: str = "", *, apart: Iterable[str] = ()
+    tx: Transaction, now: float, at_most: int, owner: str = "", *, apart: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
     """Serving grants that want a refresh, the most urgent first; refused ones where it is worth another try.
 
     Ids of the grants and of their app registrations. Without those that somebody else than `owner` is refreshing, and
-    without those of the providers named in `apart`.
+    without those of the providers named in `apart`, at most AT_ONCE of them.
     """
-    rows = await tx.all(_due, now=now, at_most=at_most, lease_now=await tx.now(), owner=owner, apart=lines(apart))
+    rows = await tx.all(_due, now=now, at_most=at_most, lease_now=await tx.now(), owner=owner, **few(apart))
     # Of one moment the index has them by registration: no registration comes before another.
     return [(row["id"], row["app_id"]) for row in sorted(rows, key=lambda row: (row["next_refresh_at"], row["id"]))]
 
