@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from sqlalchemy import LargeBinary, select, update
 
 from posthouse.problems import ProblemError
@@ -87,7 +88,7 @@ async def filled(store: Store) -> None:
     await rotated(store, "access-2", "refresh-2")
     for number, start in enumerate(range(0, len(LARGE), 256 * 1024)):
         await store.spool.write("m2", number, LARGE[start : start + 256 * 1024], last=number == 2)
-    large = replace(mail("m2", body=store.sealer.seal(b"head", "message:m2")), pieces=3)
+    large = structs.replace(mail("m2", body=store.sealer.seal(b"head", "message:m2")), pieces=3)
     await store.database.write(lambda tx: messages.accept(tx, large, NOW, NOW + 1000))
 
 

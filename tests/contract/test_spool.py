@@ -1,10 +1,10 @@
 """Bodies too large for a row, on both databases."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import bindparam, select, update
 
 from posthouse.model.message import MessageState

@@ -4,9 +4,11 @@ Only a verdict about the message ends a message; whatever concerns the mailbox, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from posthouse.model.message import MessageState, QueuedMessage, Recipient, pause_before
 from posthouse.model.sender import SenderState
@@ -28,8 +30,7 @@ class Concern(Enum):
     THROTTLE = "the pace"
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(Struct, frozen=True):
     """A reply with what the error catalogue makes of it; `class_` and `meaning` are empty where it knows nothing.
 
     `own`: it was said to one recipient, the sender being accepted. `of_sender`: it refuses the sender's address alone.
@@ -62,8 +63,7 @@ class Said:
         return self.own and self.code in (452, 552) and (".5.3" in self.text[:9] or "recipients" in self.text.lower())
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What became of one recipient, in a line of the journal."""
 
     kind: str
@@ -71,16 +71,14 @@ class Outcome:
     answer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """Recipients, by their places in the message, that one transaction is for; `rest`: others come after them."""
 
     places: tuple[int, ...]
     rest: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """What is to be written about the message, and whether the mailbox should rest for a while.
 
     `goes_on_at`: the place of the first recipient who is still to be asked about in the same attempt; None at its end.

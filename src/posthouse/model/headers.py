@@ -2,12 +2,13 @@
 
 import contextlib
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.utils import format_datetime, formataddr, parseaddr
 from functools import lru_cache
+
+from msgspec import Struct
 
 HEADER_LIMIT = 256 * 1024
 """Octets of header that a message may have."""
@@ -49,16 +50,14 @@ class BadHeader(Exception):
     """The text says, in words for a device's display, what is wrong."""
 
 
-@dataclass(frozen=True, slots=True)
-class SenderChange:
+class SenderChange(Struct, frozen=True):
     """The sender that goes into From; the one that stood there is kept in Reply-To."""
 
     address: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """`octets` ends with the empty line. `sender` is the address in From as the device gave it, or empty."""
 
     octets: bytes

@@ -1,7 +1,8 @@
 """A message on its way, and when it is tried again."""
 
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct
 
 
 class MessageState(StrEnum):
@@ -22,8 +23,7 @@ class Stage(StrEnum):
     HANDING_OVER = "handing over"
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
+class Recipient(Struct, frozen=True):
     """`state`: waiting, sent or failed. `answer` is the server's last word on this recipient."""
 
     address: str
@@ -31,16 +31,14 @@ class Recipient:
     answer: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(Struct, frozen=True):
     sender: str
     recipients: tuple[str, ...]
     smtputf8: bool = False
     eight_bit: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class NewMessage:
+class NewMessage(Struct, frozen=True):
     """What was accepted. `body` is sealed: all of it, or just its header where the rest lies in `pieces`."""
 
     id: str
@@ -50,12 +48,14 @@ class NewMessage:
     message_id: str
     subject: str
     size: int
-    body: bytes = field(repr=False)
+    body: bytes
     pieces: int = 0
 
+    def __repr__(self) -> str:
+        return f"NewMessage({self.id})"
 
-@dataclass(frozen=True, slots=True)
-class QueuedMessage:
+
+class QueuedMessage(Struct, frozen=True):
     """A message as the dispatcher gets it."""
 
     id: str
@@ -70,9 +70,12 @@ class QueuedMessage:
     attempts: int
     created_at: float
     deadline_at: float
-    body: bytes = field(repr=False)
+    body: bytes
     pieces: int = 0
     queued_at: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"QueuedMessage({self.id})"
 
     @property
     def asked_again_at(self) -> float:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec import Struct
+
 MINUTE = 61.0
 """A second more than the provider's: on the way one message may be quicker than the one before it."""
 DAY = 86_400.0
@@ -84,8 +86,7 @@ class Window:
         self._keep({int(slot): used for slot, used in sorted(document.items(), key=lambda item: int(item[0]))})
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
+class Permit(Struct, frozen=True):
     """One message to so many recipients, counted as sent at that time."""
 
     at: float

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from posthouse.model.device import Device
 from posthouse.model.mailbox import Mailbox, fold
@@ -14,8 +15,7 @@ REFUSED_FOR = 3600.0
 _NAMED = re.compile(r"not allowed to send as <?([^\s<>;,]{3,254})", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Learnt:
+class Learnt(Struct, frozen=True):
     """What a provider said of an address as sender for one mailbox. `answer`: its words, where it refused."""
 
     address: str
@@ -34,8 +34,7 @@ def refused_address(answer: str, sender: str, mailbox: Mailbox) -> str:
     return address if address in permitted_senders(mailbox) else fold(sender)
 
 
-@dataclass(frozen=True, slots=True)
-class NotAllowed:
+class NotAllowed(Struct, frozen=True):
     """`sentence` fits the display of a printer."""
 
     sentence: str

@@ -6,8 +6,9 @@ TLS and time. Replies are matched by a queue of what is awaited, so that a group
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from posthouse.protocol import sasl
 from posthouse.protocol.reading import Buffer, dot_line, has_bare_line_end
@@ -37,39 +38,33 @@ class Stage(Enum):
 # Events
 
 
-@dataclass(frozen=True, slots=True)
-class StartTls:
+class StartTls(Struct, frozen=True):
     """Start TLS, then call `tls_started()`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(Struct, frozen=True):
     """The server has said what it offers; `authenticate` or `send_envelope` may follow."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """The server takes no mail from here, or not safely; `reply` is None when STARTTLS is not offered."""
 
     text: str
     reply: Reply | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Authenticated:
+class Authenticated(Struct, frozen=True):
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
-class AuthRefused:
+class AuthRefused(Struct, frozen=True):
     """`challenge` is what the server told before its refusal, mostly JSON, or empty."""
 
     reply: Reply
     challenge: str
 
 
-@dataclass(frozen=True, slots=True)
-class EnvelopeAnswered:
+class EnvelopeAnswered(Struct, frozen=True):
     """With `go_ahead` the body of the message is expected now, for the recipients whose reply is positive.
 
     A recipient who was never asked about, or only after the sender was refused, has the reply to the sender.
@@ -82,38 +77,33 @@ class EnvelopeAnswered:
     data: Reply | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MessageAnswered:
+class MessageAnswered(Struct, frozen=True):
     """The verdict about the message whose body was sent."""
 
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Struct, frozen=True):
     """The answer to `reset`, `noop` or `quit`."""
 
     command: str
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
-class ServerClosing:
+class ServerClosing(Struct, frozen=True):
     """421: the last event. A message under way was not taken unless `MessageAnswered` said so before."""
 
     reply: Reply
     stage: Stage
 
 
-@dataclass(frozen=True, slots=True)
-class Disconnected:
+class Disconnected(Struct, frozen=True):
     """The server has gone: the last event. With `Stage.BODY_SENT` the outcome of that message is unknown."""
 
     stage: Stage
 
 
-@dataclass(frozen=True, slots=True)
-class ProtocolError:
+class ProtocolError(Struct, frozen=True):
     """The server spoke nonsense: the last event. For `stage` see `Disconnected`."""
 
     text: str
@@ -226,7 +216,7 @@ class SmtpClient:
     @property
     def by_chunks(self) -> bool:
         """Messages go by BDAT; without PIPELINING each chunk would cost a round trip."""
-        return self._want_chunking and self.chunking and self.pipelining
+        return self._want_chunking and "CHUNKING" in self.extensions and self.pipelining
 
     @property
     def smtputf8(self) -> bool:

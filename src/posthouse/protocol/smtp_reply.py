@@ -1,8 +1,9 @@
 """SMTP replies: what a server says and a client reads (RFC 5321 section 4.2, enhanced codes of RFC 3463)."""
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 from posthouse.protocol.reading import Buffer, TooLong, readable
 
@@ -19,8 +20,7 @@ class BadReply(Exception):
     """The server's words are no SMTP reply, or are longer than any honest one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """`code` 200-599, `enhanced` such as `5.7.8` or empty, `text` of one line or several, parted by LF."""
 
     code: int
@@ -76,37 +76,43 @@ class ReplyReader:
         """The next whole reply, or None until it is there. Raises BadReply."""
         while (line := self._line()) is not None:
             code, more, text = _parted(line)
+            if not more and not self._lines:
+                return _reply(code, text)
             if self._lines and self._lines[0] != code:
                 raise BadReply(f"a reply that changes its code from {self._lines[0]} to {code}")
             self._lines = [*(self._lines or [code]), text]
             if not more:
                 lines, self._lines = self._lines, []
-                return _reply(int(code), lines[1:])
+                return _reply(code, "\n".join(lines[1:]))
             if len(self._lines) > LINES_LIMIT:
                 raise BadReply(f"a reply of more than {LINES_LIMIT} lines")
         return None
 
-    def _line(self) -> str | None:
+    def _line(self) -> bytes | None:
         try:
-            line = self._buffer.line(LINE_LIMIT)
+            return self._buffer.line(LINE_LIMIT)
         except TooLong as long:
             raise BadReply(f"a line of {long}") from None
-        return None if line is None else readable(line)
 
 
-def _parted(line: str) -> tuple[str, bool, str]:
+@lru_cache(maxsize=256)
+def _parted(octets: bytes) -> tuple[str, bool, str]:
+    """A server says much the same all the time."""
+    line = readable(octets)
     if not (found := _REPLY_LINE.fullmatch(line)):
         raise BadReply("a line that is no SMTP reply: " + _UNPRINTABLE.sub("?", line[:60]))
     return found[1], found[2] == "-", found[3] or ""
 
 
-def _reply(code: int, lines: list[str]) -> Reply:
+@lru_cache(maxsize=256)
+def _reply(code: str, text: str) -> Reply:
     """Servers repeat the enhanced code on each line or give it once; either way it is taken out of the text."""
-    found = _ENHANCED.match(lines[0])
-    if not found or found[1] != str(code)[0]:
-        return Reply(code, "", "\n".join(lines))
+    found = _ENHANCED.match(text)
+    if not found or found[1] != code[0]:
+        return Reply(int(code), "", text)
     enhanced = found[0]
-    return Reply(code, enhanced, "\n".join(line.removeprefix(enhanced).removeprefix(" ") for line in lines))
+    lines = [line.removeprefix(enhanced).removeprefix(" ") for line in text.split("\n")]
+    return Reply(int(code), enhanced, "\n".join(lines))
 
 
 # Replies of the engine and of those who drive it

@@ -6,10 +6,12 @@ nothing further is read, so a client that pipelines cannot run ahead. Sockets, T
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import ClassVar, TypeVar
+
+from msgspec import Struct
 
 from posthouse.protocol import sasl
 from posthouse.protocol import smtp_reply as replies
@@ -61,28 +63,24 @@ class Ending(Enum):
 # Events
 
 
-@dataclass(frozen=True, slots=True)
-class Greeted:
+class Greeted(Struct, frozen=True):
     """EHLO (`extended`) or HELO was answered; a mail that was under way is forgotten."""
 
     name: str
     extended: bool
 
 
-@dataclass(frozen=True, slots=True)
-class StartTls:
+class StartTls(Struct, frozen=True):
     """Decision. After 220: send, start TLS, call `tls_started()`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Authenticate:
+class Authenticate(Struct, frozen=True):
     """Decision. `reply(AUTHENTICATED)` logs in; with a refusal an OAuth challenge can be given."""
 
     credentials: Credentials
 
 
-@dataclass(frozen=True, slots=True)
-class MailFrom:
+class MailFrom(Struct, frozen=True):
     """Decision. `address` is empty for `<>`; `size` is 0 when not told; `body` is 7BIT or 8BITMIME."""
 
     address: str
@@ -92,42 +90,39 @@ class MailFrom:
     parameters: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class RcptTo:
+class RcptTo(Struct, frozen=True):
     """Decision."""
 
     address: str
     parameters: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class DataBegun:
+class DataBegun(Struct, frozen=True):
     """Decision. The message may come (354) or not."""
 
 
-@dataclass(frozen=True, slots=True)
-class BodyChunk:
+class BodyChunk(Struct, frozen=True):
     """A part of the message without dot-stuffing. Parts end where lines end, except in very long lines."""
 
-    data: bytes = field(repr=False)
+    data: bytes
+
+    def __repr__(self) -> str:
+        return f"BodyChunk({len(self.data)} octets)"
 
 
-@dataclass(frozen=True, slots=True)
-class BodyEnd:
+class BodyEnd(Struct, frozen=True):
     """Decision. The message is complete: `size` octets in all parts together."""
 
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reset:
+class Reset(Struct, frozen=True):
     """The mail under way is to be forgotten: RSET, or the engine refused the message with `refusal`."""
 
     refusal: Reply | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """The last event. Send what is left, then close."""
 
     reason: Ending
@@ -193,6 +188,7 @@ class SmtpServer:
         self.greeted: str | None = None
         self.authenticated: str | None = None
         self._buffer = Buffer()
+        self._unread = self._buffer.peek()
         self._gone = False
         self._out: list[bytes] = [Reply(220, "", f"{policy.hostname} {policy.greeting}").encode()]
         self._read: Callable[[SmtpServer], bool] = SmtpServer._read_command
@@ -220,7 +216,7 @@ class SmtpServer:
     def next_event(self) -> Event | None:
         """The next event, or None: more data is needed, or a decision is pending."""
         while self._event is None and self._decide is None:
-            if not (self._buffer or self._read is SmtpServer._finish_chunk) or not self._read(self):
+            if not (self._unread or self._read is SmtpServer._finish_chunk) or not self._read(self):
                 if not self._gone:
                     return None
                 self._end(Ending.LOST)
@@ -417,10 +413,9 @@ class SmtpServer:
         if refusal := self._no_mail():
             return self._fail(refusal)
         try:
-            path = _path_after("FROM:", argument)
+            mail = _mail_from(argument)
         except BadPath as wrong:
             return self._fail(Reply(501, "5.1.7", f"Sender: {wrong}"))
-        mail = _mail_from(path)
         if isinstance(mail, Reply):
             return self._fail(mail)
         if mail.size > self.policy.size_limit:
@@ -693,13 +688,17 @@ def _printable(line: bytes) -> str | None:
     return text if text.isprintable() else None
 
 
+@lru_cache(maxsize=256)
 def _path_after(word: str, argument: str) -> Path:
     if argument[: len(word)].upper() != word:
         raise BadPath(f"{word}<address> is expected")
     return parse_path(argument[len(word) :])
 
 
-def _mail_from(path: Path) -> MailFrom | Reply:
+@lru_cache(maxsize=256)
+def _mail_from(argument: str) -> MailFrom | Reply:
+    """A device says much the same all the time. Raises BadPath."""
+    path = _path_after("FROM:", argument)
     parameters = path.parameters
     size = parameters.get("SIZE", "0")
     body = parameters.get("BODY", "7BIT").upper()

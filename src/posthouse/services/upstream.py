@@ -5,9 +5,11 @@ import ssl
 from base64 import b64decode
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, cast
+
+from msgspec.structs import replace
 
 from posthouse.model.delivery import Part
 from posthouse.model.endpoint import Endpoint
