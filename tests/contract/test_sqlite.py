@@ -350,3 +350,35 @@ async def test_what_is_due_is_looked_up_and_not_searched_for(database: SqliteDat
         "SEARCH oauth_grant USING INDEX grant_next_refresh",
         "SEARCH token USING INDEX sqlite_autoindex_token_1",
     ]
+
+
+# The log
+
+
+def _beginning(path: Path) -> bytes:
+    """Of the log; its salts change whenever it begins anew."""
+    with path.with_name(path.name + "-wal").open("rb") as log:
+        return log.read(24)
+
+
+async def test_the_log_begins_anew_once_all_of_it_is_in_the_database(database: SqliteDatabase) -> None:
+    await put(database, "a")
+    before = _beginning(database._path)
+    database._checkpoints.want()
+    await asyncio.to_thread(database._checkpoints._moved.wait, 10)
+    await put(database, "b")
+    await put(database, "c")
+    assert _beginning(database._path) != before
+    assert await names(database) == ["a", "b", "c"]
+
+
+async def test_a_group_does_not_wait_longer_once_it_is_large_enough(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BREATH", 3600.0)
+    await together([asyncio.create_task(put(database, name)) for name in ("a", "b")])
+    groups = _count_commits(database)
+    waiting = [asyncio.create_task(put(database, f"{number:02}")) for number in range(sqlite.ENOUGH)]
+    assert await together(waiting) == [1] * sqlite.ENOUGH
+    assert groups == [sqlite.ENOUGH]
+    database._end_breath()

@@ -92,5 +92,8 @@ class SteadyDatabase(SqliteDatabase):
         assert self._connection.total_changes == before, "work that was to read has changed something"
         return found
 
+    def _sync(self) -> None:
+        """There is no disk."""
+
     def _tend_log(self, pieces: int) -> None:
         """There is none."""

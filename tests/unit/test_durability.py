@@ -2,6 +2,9 @@
 
 import asyncio
 import base64
+import errno
+import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
@@ -11,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from posthouse.store import sqlite
+from posthouse.store import messages, sqlite
+from posthouse.store.database import DatabaseUnavailable
 from tests.support.house import House, house
 
 MAIL = """
@@ -29,23 +33,35 @@ MESSAGE = b"Subject: A page\r\n\r\nText.\r\n.\r\n"
 
 @dataclass(slots=True)
 class Disk:
-    """Stands between the writer and its commits: holds them back, or refuses them."""
+    """Stands between the writer and the disk: holds back what is to be synced, or refuses that, or a commit."""
 
     path: Path
     held: threading.Event = field(default_factory=threading.Event)
     goes_on: threading.Event = field(default_factory=threading.Event)
-    refuses: bool = False
+    refuses_commits: bool = False
+    refuses_syncs: bool = False
 
     def commit(self, real: sqlite3.Connection) -> Any:
-        self.held.set()
-        assert self.goes_on.wait(10)
-        if self.refuses:
+        if self.refuses_commits:
             raise sqlite3.OperationalError("disk I/O error")
         return real.execute("COMMIT")
 
+    def sync(self, file: int) -> None:
+        self.held.set()
+        assert self.goes_on.wait(10)
+        if self.refuses_syncs:
+            raise OSError(errno.EIO, "Input/output error")
+        os.fdatasync(file)
+
     def messages(self) -> int:
-        """How many there would be if the power failed now."""
         with sqlite3.connect(self.path) as other:
+            return int(other.execute("SELECT count(*) FROM message").fetchone()[0])
+
+    def messages_without_log(self) -> int:
+        """What of them lies in the database itself, where nothing depends on the log."""
+        alone = self.path.with_name("alone.sqlite")
+        shutil.copy(self.path, alone)
+        with sqlite3.connect(alone) as other:
             return int(other.execute("SELECT count(*) FROM message").fetchone()[0])
 
 
@@ -99,20 +115,20 @@ class Device:
         return int(line[:3])
 
 
-def hold_commits(gateway: House, monkeypatch: pytest.MonkeyPatch) -> Disk:
+def hold_disk(gateway: House, monkeypatch: pytest.MonkeyPatch) -> Disk:
     disk = Disk(gateway.gateway.settings.data / "posthouse.sqlite")
     database: Any = gateway.parts.store.database
     monkeypatch.setattr(database, "_connection", Held(database._connection, disk))
+    monkeypatch.setattr(sqlite, "_wait_for_disk", disk.sync)
     return disk
 
 
-async def test_250_waits_for_the_commit(gateway: House, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = hold_commits(gateway, monkeypatch)
+async def test_250_waits_for_the_disk(gateway: House, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = hold_disk(gateway, monkeypatch)
     answer = asyncio.create_task(device.say(MESSAGE))
     await asyncio.to_thread(disk.held.wait, 10)
     await asyncio.wait([answer], timeout=0.1)
     assert not answer.done()
-    assert disk.messages() == 0
     disk.goes_on.set()
     assert await answer == 250
     assert disk.messages() == 1
@@ -121,16 +137,35 @@ async def test_250_waits_for_the_commit(gateway: House, device: Device, monkeypa
 async def test_a_commit_that_fails_is_answered_451_and_leaves_nothing(
     gateway: House, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = hold_commits(gateway, monkeypatch)
-    disk.refuses = True
+    disk = hold_disk(gateway, monkeypatch)
+    disk.refuses_commits = True
     disk.goes_on.set()
     assert await device.say(MESSAGE) == 451
     assert disk.messages() == 0
-    disk.refuses = False
+    disk.refuses_commits = False
     for line in (b"MAIL FROM:<a@b.c>\r\n", b"RCPT TO:<bob@b.c>\r\n", b"DATA\r\n"):
         await device.say(line)
     assert await device.say(MESSAGE) == 250
     assert disk.messages() == 1
+
+
+async def test_what_the_disk_may_have_lost_is_answered_451_until_nothing_depends_on_the_log(
+    gateway: House, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a sync has failed the next one tells nothing of what was lost before."""
+    disk = hold_disk(gateway, monkeypatch)
+    disk.refuses_syncs = True
+    disk.goes_on.set()
+    assert await device.say(MESSAGE) == 451
+    with pytest.raises(DatabaseUnavailable):
+        await gateway.parts.store.database.read(messages.totals)
+    disk.refuses_syncs = False
+    for line in (b"MAIL FROM:<a@b.c>\r\n", b"RCPT TO:<bob@b.c>\r\n", b"DATA\r\n"):
+        await device.say(line)
+    assert disk.messages_without_log() == 0
+    assert await device.say(MESSAGE) == 250
+    assert disk.messages_without_log() >= 1
+    assert disk.messages() == 2
 
 
 def test_every_commit_is_synced_to_the_disk(tmp_path: Path) -> None:

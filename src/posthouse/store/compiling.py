@@ -22,12 +22,16 @@ class Compiled:
 
     def values(self, parameters: dict[str, Any]) -> list[Any]:
         """The parameters in their order. Raises TypeError where one is missing or unknown."""
+        all_of_them = self.named(parameters)
+        return [all_of_them[name] for name in self.names]
+
+    def named(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The parameters with the bound values beside them. Raises TypeError where one is missing or unknown."""
         if parameters.keys() == self.known:
-            return [parameters[name] for name in self.names]
-        defaults = self.defaults
+            return parameters
         if not self.required <= parameters.keys() <= self.known:
             raise TypeError(f"missing or unknown parameters: {sorted(self.required ^ parameters.keys())}: {self.text}")
-        return [parameters[name] if name in parameters else defaults[name] for name in self.names]
+        return self.defaults | parameters
 
 
 def one_of(column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bool]:
@@ -58,7 +62,7 @@ class Compiler:
 
     def _compile(self, statement: ClauseElement) -> Compiled:
         compiled = cast(SQLCompiler, statement.compile(dialect=self._dialect))
-        names = tuple(compiled.positiontup or ())
+        names = tuple(compiled.positiontup or compiled.params)
         required = frozenset(name for name in names if name in compiled.binds and compiled.binds[name].required)
         return Compiled(str(compiled) + _ending(statement), names, required, frozenset(names), dict(compiled.params))
 

@@ -6,7 +6,8 @@ from functools import cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, bindparam, case, delete, func, insert, literal, or_, select, update
+from msgspec import Struct
+from sqlalchemy import Select, Text, bindparam, case, delete, func, insert, literal, or_, select, update
 from sqlalchemy.sql.expression import ClauseElement
 
 from posthouse.model.delivery import Outcome
@@ -69,8 +70,7 @@ class Wanted:
 EVERY = Wanted()
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """Fences every write about a message: the mailbox lease's epoch at the time it was claimed."""
 
     message: QueuedMessage
@@ -81,14 +81,22 @@ _fields = (
     "id", "mailbox_id", "device", "sender", "recipients", "message_id", "subject", "size", "smtputf8", "eight_bit",
     "pieces", "created_at", "queued_at", "deadline_at", "next_at",
 )  # fmt: skip
-_insert = insert(message).values({name: bindparam(name) for name in _fields} | {"state": QUEUED, "stage": ""})
+_insert = insert(message).from_select(
+    (*_fields, "state", "stage"),
+    select(
+        *(bindparam(name, type_=message.c[name].type) for name in _fields),
+        literal(QUEUED, Text),
+        literal("", Text),
+    )
+    .select_from(mailbox)
+    .where(mailbox.c.id == bindparam("mailbox_id"))
+    .with_for_update(read=True, key_share=True),
+    include_defaults=False,
+)
+"""Of a mailbox that is there: whoever removes it at the same moment comes after us, and sees the message."""
 _insert_body = insert(body).values(message_id=bindparam("message_id"), data=bindparam("data"))
 _forget_body = delete(body).where(body.c.message_id == bindparam("wanted"))
 _its_body = select(body.c.data).where(body.c.message_id == message.c.id).scalar_subquery().label("body")
-_its_mailbox = (
-    select(mailbox.c.id).where(mailbox.c.id == bindparam("wanted")).with_for_update(read=True, key_share=True)
-)
-"""Whoever removes the mailbox at the same moment comes after us, and sees the message."""
 _exists = select(message.c.id).where(message.c.id == bindparam("row_id"))
 _due = (
     select(message.c.id)
@@ -371,9 +379,7 @@ async def accept(tx: Transaction, new: NewMessage, now: float, deadline_at: floa
 
     Raises MailboxGone, with nothing written.
     """
-    if await tx.one(_its_mailbox, wanted=new.mailbox_id) is None:
-        raise MailboxGone(new.mailbox_id)
-    await tx.run(
+    written = await tx.run(
         _insert,
         id=new.id,
         mailbox_id=new.mailbox_id,
@@ -391,6 +397,8 @@ async def accept(tx: Transaction, new: NewMessage, now: float, deadline_at: floa
         deadline_at=deadline_at,
         next_at=now,
     )
+    if not written:
+        raise MailboxGone(new.mailbox_id)
     await tx.run(_insert_body, message_id=new.id, data=new.body)
     await journal.write(
         tx,

@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from posthouse.store.randomness import random_octets
+
 _FORMAT = b"\x01"
 _KEY_ID = 4
 _NONCE = 12
@@ -88,7 +90,7 @@ class Sealer:
         self._root = keys.root
 
     def seal(self, plain: bytes, place: str) -> bytes:
-        nonce, current = secrets.token_bytes(_NONCE), self._current
+        nonce, current = random_octets(_NONCE), self._current
         return _FORMAT + current + nonce + self._ciphers[current].encrypt(nonce, plain, place.encode())
 
     def open(self, sealed: bytes, place: str) -> bytes:

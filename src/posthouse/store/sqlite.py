@@ -1,17 +1,20 @@
-"""SQLite: statements on the loop, the wait for the disk on a thread, commits in groups; reads and checkpoints beside.
+"""SQLite: statements and commits on the loop, the wait for the disk on a thread; reads and checkpoints beside.
 
-Group commit: while one commit waits for the disk the next pieces of work gather, and share the next fsync. Statements
-take microseconds; on a thread of their own they would cost more in handing Python's lock to and fro. Work that
-may touch many rows says so and is done on the thread.
+Group commit: while one group waits for the disk the next pieces of work gather, and share the next sync. Statements
+and what a commit writes take microseconds; on a thread of their own they would cost more in handing Python's lock to
+and fro. So SQLite does not sync at a commit (synchronous=NORMAL: it does at checkpoints); the thread does, before
+anybody is answered, which makes it what synchronous=FULL is. Work that may touch many rows says so and is done on the
+thread.
 """
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +26,16 @@ from sqlalchemy.sql.expression import ClauseElement
 
 from posthouse.store.checkpoints import Checkpoints
 from posthouse.store.compiling import Compiler
-from posthouse.store.database import DatabaseUnavailable, Duplicate, Row, Work
-from posthouse.store.trouble import LastWrite, of_sqlite
+from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Duplicate, Row, Work
+from posthouse.store.trouble import LastWrite, of_disk, of_sqlite
 
 T = TypeVar("T")
 GROUP = 200
 """Pieces of work in one commit, at most."""
+ENOUGH = 16
+"""Pieces of work that are worth a commit at once."""
+BREATH = 0.002
+"""Seconds after a commit of several pieces of work in which fewer than that gather for the next."""
 LOCKED = 10.0
 """Seconds to wait for another program that holds the database, such as somebody's sqlite3 shell."""
 LOOK_AGAIN = 0.05
@@ -44,7 +51,8 @@ LOOK_AFTER = 50
 CHECKPOINT_AFTER = 20
 """Looks after which a checkpoint is worth it; sooner where the log has a quarter of its limit."""
 
-_compiled = Compiler(SQLiteDialect(paramstyle="qmark"))
+_wait_for_disk: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+_compiled = Compiler(SQLiteDialect(paramstyle="named"))
 
 
 class SqliteTransaction:
@@ -68,7 +76,7 @@ class SqliteTransaction:
     def _execute(self, statement: ClauseElement, parameters: dict[str, Any]) -> sqlite3.Cursor:
         compiled = _compiled(statement)
         try:
-            return self._connection.execute(compiled.text, compiled.values(parameters))
+            return self._connection.execute(compiled.text, compiled.named(parameters))
         except sqlite3.IntegrityError as cause:
             raise Duplicate(str(cause)) from cause
 
@@ -98,10 +106,15 @@ class SqliteDatabase:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._stopping = False
+        self._breath: asyncio.TimerHandle | None = None
         self._log = path.with_name(path.name + "-wal")
         self._looks = self._unlooked = self._changes = 0
         self._connection = connect(path, wait=0)
         self._connection.execute(f"PRAGMA cache_size=-{CACHE // 1024}")
+        self._connection.execute("PRAGMA synchronous=NORMAL")
+        self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # now there is a log
+        self._log_file = os.open(self._log, os.O_RDONLY)
+        self._unsound = False
         self._to_commit: SimpleQueue[tuple[list[_Piece], _Answers | None] | None] = SimpleQueue()
         self._committer = threading.Thread(target=self._commit_groups, name="posthouse-commit", daemon=True)
         self._committer.start()
@@ -110,8 +123,8 @@ class SqliteDatabase:
         self._reading = threading.local()
 
     async def read(self, work: Work[T]) -> T:
-        if self._stopping:
-            raise DatabaseUnavailable("the database is being closed")
+        if self._stopping or self._unsound:
+            raise DatabaseUnavailable("the database is being closed" if self._stopping else "the disk failed")
         return await self._loop.run_in_executor(self._readers, self._read, work)
 
     def _read(self, work: Work[T]) -> T:
@@ -136,7 +149,15 @@ class SqliteDatabase:
         if self._quiet.is_set():
             self._quiet.clear()
             self._loop.call_soon(self._next_group)
+        elif self._breath is not None and len(self._queue) >= ENOUGH:
+            self._end_breath()
         return await done
+
+    def _end_breath(self) -> None:
+        if self._breath is not None:
+            self._breath.cancel()
+            self._breath = None
+            self._next_group()
 
     def _next_group(self) -> None:
         """Do what has gathered; the disk is waited for on the thread, and nothing else touches the connection then."""
@@ -144,7 +165,7 @@ class SqliteDatabase:
         if not group:
             self._quiet.set()
             return
-        answers = None if group[0].long else self._do_now(group)
+        answers = None if group[0].long or self._unsound else self._do_now(group)
         self._to_commit.put((group, answers))
 
     def _take_group(self) -> list[_Piece]:
@@ -155,10 +176,12 @@ class SqliteDatabase:
         return group
 
     def _do_now(self, group: Sequence[_Piece]) -> _Answers | None:
-        """The answers, still to be committed; None where somebody else holds the database just now, or it fails."""
+        """The answers, written and not yet on disk; None where somebody else holds the database, or it fails."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            return _answers(self._connection, group)
+            answers = _answers(self._connection, group)
+            self._connection.execute("COMMIT")
+            return answers
         except Exception:
             self._roll_back()
             return None
@@ -171,20 +194,37 @@ class SqliteDatabase:
     def _finish_group(self, group: Sequence[_Piece], answers: _Answers | None) -> None:
         try:
             if answers is None:
-                _begin_patiently(self._connection)
-                answers = _answers(self._connection, group)
-            self._connection.execute("COMMIT")
+                answers = self._do_patiently(group)
             if self._has_changed():
+                self._sync()
                 self.fared.succeeded()
         except Exception as cause:
             self._has_changed()
-            self.fared.failed(of_sqlite(cause))
+            self.fared.failed(of_disk(cause) if isinstance(cause, OSError) else of_sqlite(cause))
             self._roll_back()
-            failure = DatabaseUnavailable(f"the database could not be written: {cause}")
-            answers = [(None, failure) for _ in group]
+            failure = CommitUnknown if self._unsound and answers is not None else DatabaseUnavailable
+            answers = [(None, failure(f"the database could not be written: {cause}")) for _ in group]
         self._tend_log(len(group))
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._answer, group, answers)
+
+    def _do_patiently(self, group: Sequence[_Piece]) -> _Answers:
+        """Raises sqlite3.Error, with nothing changed."""
+        if self._unsound:
+            _bring_home(self._connection)
+            self._unsound = False
+        _begin_patiently(self._connection)
+        answers = _answers(self._connection, group)
+        self._connection.execute("COMMIT")
+        return answers
+
+    def _sync(self) -> None:
+        """What is in the log is on disk. Raises OSError: then nobody knows what is, and later syncs do not tell."""
+        try:
+            _wait_for_disk(self._log_file)
+        except OSError:
+            self._unsound = True
+            raise
 
     def _has_changed(self) -> bool:
         """Since the last time. A commit of nothing says nothing about the disk."""
@@ -198,23 +238,33 @@ class SqliteDatabase:
     def _answer(self, group: Sequence[_Piece], answers: _Answers) -> None:
         """Those who are answered come first, so that what they write next is in the next group."""
         _resolve(group, answers)
-        if self._queue:
+        if len(group) > 1 and len(self._queue) < ENOUGH:
+            self._breath = self._loop.call_later(BREATH, self._end_breath)
+        elif self._queue:
             self._loop.call_soon(self._next_group)
         else:
             self._quiet.set()
 
     def _tend_log(self, pieces: int) -> None:
-        """Have the log emptied beside us, or empty it before going on where it has grown too large."""
+        """Have the log moved beside us, then its end here, so that it begins anew in the same place of the disk.
+
+        A file that grows costs a commit half as much again. Where it has grown too large nothing goes on before.
+        """
+        if self._checkpoints.has_moved():
+            self._checkpoint("PASSIVE")
         self._unlooked += pieces
         if self._unlooked < LOOK_AFTER:
             return
         self._looks, self._unlooked = self._looks + 1, 0
         size = _size_of(self._log)
         if size > WAL_LIMIT:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._checkpoint("TRUNCATE")
         elif self._looks % CHECKPOINT_AFTER == 0 or size > WAL_LIMIT // 4:
             self._checkpoints.want()
+
+    def _checkpoint(self, kind: str) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute(f"PRAGMA wal_checkpoint({kind})").fetchone()
 
     async def close(self) -> None:
         """Finish what waits, then close."""
@@ -225,6 +275,7 @@ class SqliteDatabase:
         self._to_commit.put(None)
         await self._loop.run_in_executor(None, self._committer.join)
         self._connection.close()
+        os.close(self._log_file)
         await self._loop.run_in_executor(None, self._checkpoints.close)
         await self._loop.run_in_executor(self._readers, self._close_reader)
         self._readers.shutdown()
@@ -251,6 +302,16 @@ def _answers(connection: sqlite3.Connection, group: Sequence[_Piece]) -> _Answer
     except BaseException:
         _begin_again(connection)
         return [_in_savepoint(connection, transaction, piece.work) for piece in group]
+
+
+def _bring_home(connection: sqlite3.Connection) -> None:
+    """Everything from the log into the database, which is synced, so that the log need not be trusted.
+
+    Raises sqlite3.OperationalError.
+    """
+    busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    if busy:
+        raise sqlite3.OperationalError("the disk failed, and the database is being read")
 
 
 def _begin_patiently(connection: sqlite3.Connection) -> None:
