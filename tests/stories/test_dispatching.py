@@ -14,7 +14,7 @@ import pytest
 from posthouse.model import pacing
 from posthouse.model.message import Stage
 from posthouse.sandbox.certificates import server_context
-from posthouse.services import sending, upstream
+from posthouse.services import ledger, upstream
 from posthouse.store import messages
 from posthouse.store.database import DatabaseUnavailable
 from posthouse.store.sealing import Sealer, Unsealable
@@ -178,7 +178,7 @@ async def test_an_outcome_that_cannot_be_written_is_written_later_and_the_messag
         await real(*arguments, **named)
 
     monkeypatch.setattr(messages, "finish", finish)
-    monkeypatch.setattr(sending, "WRITE_AGAIN_AT_FIRST", 0.01)
+    monkeypatch.setattr(ledger, "AGAIN_AT_FIRST", 0.01)
     provider.opened.set()
     async with open_house(tmp_path / "data", provider) as gateway:
         queue_id = await gateway.send(PRINTER, "bob@example.org", "Page 0")

@@ -1,9 +1,10 @@
 """One connection's work: sends message after message of one mailbox until there is nothing more to send.
 
 Before the end of a message is sent, "handing over" is committed, so that a crash is told apart afterwards. With
-PIPELINING the next message's envelope follows the end of the one before at once, and the outcome of the one shares a
-commit with "handing over" of the other: one round trip and one commit a message. A message with more recipients than
-the provider takes at once goes in parts, and what became of one is written down before the next.
+PIPELINING the next message's envelope follows the end of the one before at once, and nothing waits for a commit while
+mail flows: "handing over" is written a message ahead, or a few where the disk is slower than the server, and outcomes
+while the next message is on its way (`posthouse.services.ledger`). A message with more recipients than the provider
+takes at once goes in parts, and what became of one is written down before the next.
 """
 
 import asyncio
@@ -12,10 +13,11 @@ import itertools
 import random
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import structlog
+from msgspec import Struct
+from msgspec.structs import replace
 
 from posthouse.model.delivery import Concern, Part, Result, Said, judge, part_of, postponed
 from posthouse.model.mailbox import Mailbox, fold
@@ -28,6 +30,7 @@ from posthouse.providers.catalogue import explain_network, explain_smtp
 from posthouse.providers.provider import Family
 from posthouse.services.credentials import Way
 from posthouse.services.lanes import AHEAD_AGAIN, Account, Lane, Standing
+from posthouse.services.ledger import Ledger
 from posthouse.services.proving import Proof, failure
 from posthouse.services.token_keeper import NoToken
 from posthouse.services.upstream import SmtpSession, UpstreamFailed, open_smtp
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 BATCH_AT_FIRST, BATCH = 2, 16
 """Messages that a worker claims at once: more each time it was quick, so that a slow one keeps none from the others."""
 QUICK = 1.0
+FAST = 0.05
+"""Seconds from one verdict to the next within which it is worth to write "handing over" further ahead."""
 IDLE = 20.0
 """Seconds a connection is kept open with nothing to send."""
 AGE = 600.0
@@ -51,10 +56,8 @@ TURN = 5.0
 LOOK_AGAIN = 1.0
 """Seconds at most between two looks at the clock while the pace is waited for."""
 HOLD_AT_FIRST, HOLD_AT_MOST = 5.0, 900.0
-WRITE_AGAIN_AT_FIRST, WRITE_AGAIN_AT_MOST = 0.2, 5.0
-"""Seconds before what the database did not take is written again."""
-SAY_AGAIN = 60.0
-"""Seconds after which it is said again that something cannot be written."""
+FARTHEST = 4
+"""Messages at most that are "handing over" before they are begun; a crash makes the outcome of each of them unknown."""
 LOGIN_IS_OVER = frozenset((454, 530, 535))
 """Codes by which a server says in mid-connection that it does not know the client any more: the token has expired."""
 
@@ -62,7 +65,6 @@ CUT_SHORT = UpstreamFailed("lost", "the gateway broke off while handing over", u
 
 log = structlog.get_logger("dispatcher")
 _claims = itertools.count(1)
-T = TypeVar("T")
 
 
 class _NotOurs(Exception):
@@ -73,8 +75,7 @@ class _Rests(Exception):
     """Not now: somebody else of the account waits for the pace already, or the gateway is being stopped."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Handing:
+class _Handing(Struct, frozen=True, eq=False):
     """A message on its way: to which of its recipients, and as what that is counted."""
 
     claim: Claim
@@ -85,9 +86,10 @@ class _Handing:
 class Worker:
     """The first of its claims is the message being sent; `_begun` is the second one while its envelope is on the way.
 
-    `_handed` is the one whose end the server may have, while what became of it is not written. `account` is who is
-    counted. `_start` is the place of the first recipient of the message being sent who has not
-    been asked about in this attempt.
+    `_handed` is the one whose end the server may have, while nobody knows what became of it. `account` is who is
+    counted. `_start` is the place of the first recipient of the message being sent who has not been asked about in
+    this attempt. `_handing` are claims that are "handing over", with their entries in the ledger, and `_ahead` so many
+    of them have not been begun.
     """
 
     def __init__(self, dispatcher: "Dispatcher", mailbox_id: str, lane: Lane, account: Account) -> None:
@@ -102,6 +104,12 @@ class Worker:
         self._start = 0
         self._gravest: Said | None = None
         self._handed: Claim | None = None
+        self._ledger = Ledger(dispatcher.store.database, mailbox_id)
+        self._handing: dict[str, int] = {}
+        self._ahead = 0
+        self._answered_at = 0.0
+        self._is_ours = True
+        self._claiming_ahead = False
         self._batch = BATCH_AT_FIRST
         self._claimed_at = 0.0
         self._turn_began = dispatcher.clock()
@@ -120,8 +128,12 @@ class Worker:
             if not self._lane.connected or await self._connect_ahead():
                 while await self._something_to_send() and await self._send(self._claims[0]):
                     pass
+            await self._settle()
         except _NotOurs:
             self._claims.clear()
+        except asyncio.CancelledError:
+            self._ledger.stop()
+            raise
         except (DatabaseUnavailable, CommitUnknown) as cause:
             self._handed = None  # before the end of a message at the latest
             log.error("dispatching interrupted", mailbox=self._mailbox_id, cause=str(cause))
@@ -157,7 +169,9 @@ class Worker:
                 self._follow_lane()
             if self._claims:
                 return True
-            if self._found_nothing_at != self._lane.news:
+            if not self._ledger.settled:
+                await self._settle()
+            elif self._found_nothing_at != self._lane.news:
                 self._take(await self._claim())
             elif not await self._more_comes():
                 return False
@@ -190,7 +204,7 @@ class Worker:
         try:
             return await self._dispatcher.store.database.write(claiming)
         except CommitUnknown:
-            return await self._keep_writing(claiming)
+            return await self._ledger.write(claiming)
 
     def _claiming(self) -> Callable[[Transaction], Coroutine[Any, Any, list[Claim]]]:
         """The work that claims the next messages; what it claimed is given to `_take`.
@@ -227,6 +241,8 @@ class Worker:
         return True
 
     async def _give_back(self) -> None:
+        with contextlib.suppress(_NotOurs):
+            await self._settle()
         now, claims, lane = self._dispatcher.clock(), tuple(self._claims), self._lane
         cause, handed = lane.waits_for if lane.held_until > now else "", self._handed
         unknown = self._network(handed.message, CUT_SHORT, spent=1, hold=False) if handed else None
@@ -241,7 +257,7 @@ class Worker:
                 await messages.postpone(tx, self._mailbox_id, now, lane.held_until, cause)
 
         if claims:
-            await self._keep_writing(work)
+            await self._ledger.write(work)
 
     def _not_before(self, at: float) -> float:
         return max(at, self._lane.held_until, self._pace.rests_until)
@@ -361,19 +377,43 @@ class Worker:
     async def _envelope(self, session: SmtpSession, handing: _Handing) -> EnvelopeAnswered:
         """While the server answers, "handing over" is written, unless both was begun with the message before."""
         begun, self._begun = self._begun is handing, None
-        if begun:
-            return await session.answered()
-        session.begin(handing.claim.message, handing.part)
-        session.push()
-        writing = self._keep_writing(lambda tx: messages.hand_over(tx, handing.claim))
-        envelope, ours = await asyncio.gather(session.answered(), writing, return_exceptions=True)
-        if isinstance(ours, BaseException):
-            raise ours
-        if not ours:
-            raise _NotOurs
-        if isinstance(envelope, BaseException):
-            raise envelope
+        if not begun:
+            session.begin(handing.claim.message, handing.part)
+            session.push()
+        self._hand(handing.claim)
+        envelope = await session.answered()
+        await self._until_handed(handing.claim)
         return envelope
+
+    def _hand(self, claim: Claim) -> None:
+        """It is "handing over" from the next commit on."""
+        if claim.message.id not in self._handing:
+            handing = self._ledger.add(lambda tx: messages.hand_over(tx, claim), self._is_handed)
+            self._handing[claim.message.id] = handing
+
+    def _is_handed(self, ours: bool) -> None:
+        self._is_ours = self._is_ours and ours
+
+    async def _until_handed(self, claim: Claim) -> None:
+        """Raises _NotOurs."""
+        number = self._handing[claim.message.id]
+        if not self._ledger.has(number):
+            self._ahead = min(self._ahead + 1, FARTHEST)
+            await self._ledger.until(number)
+        if not self._is_ours:
+            raise _NotOurs
+
+    def _hand_ahead(self) -> None:
+        """What will be begun before another commit is over; not where a pace could keep it waiting."""
+        if not self._lane.order and not self._pace.allowance.counts:
+            for claim in itertools.islice(self._claims, 1, 1 + self._ahead):
+                self._hand(claim)
+
+    async def _settle(self) -> None:
+        """Wait until everything is on disk. Raises _NotOurs."""
+        await self._ledger.settle()
+        if not self._is_ours:
+            raise _NotOurs
 
     def _begin_next(self, session: SmtpSession) -> None:
         """The next message's envelope, where nothing about this one could still keep it back."""
@@ -392,9 +432,11 @@ class Worker:
     def _begin(self, session: SmtpSession, handing: _Handing) -> None:
         try:
             session.begin(handing.claim.message, handing.part)
-            self._begun = handing
         except ValueError:
             self._pace.settle(handing.permit, 0)
+        else:
+            self._begun = handing
+            self._hand(handing.claim)
 
     def _comes_after(self, later: Claim, earlier: Claim) -> bool:
         """Whether it has to stay behind the other one."""
@@ -474,6 +516,7 @@ class Worker:
 
     async def _until_allowed_again(self, used: UsedUp) -> bool:
         """The day's allowance is used up: everything waits, with that as the cause, and spends nothing."""
+        await self._settle()
         now, claims, lane = self._dispatcher.clock(), tuple(self._claims), self._lane
         self._claims.clear()
         lane.held_until, lane.waits_for = used.until, used.cause
@@ -483,7 +526,7 @@ class Worker:
                 await messages.give_back(tx, mine, now)
             await messages.postpone(tx, self._mailbox_id, now, used.until, used.cause)
 
-        await self._keep_writing(work, long=True)
+        await self._ledger.write(work, long=True)
         log.warning("mail waits", mailbox=self._mailbox_id, why=used.cause)
         return False
 
@@ -534,7 +577,7 @@ class Worker:
             self._lane.fared = fared
             cause = " ".join(part for part in (proof.cause, proof.fix) if part)
             mailbox_id, answer = self._mailbox_id, proof.answer
-            await self._keep_writing(
+            await self._ledger.write(
                 lambda tx: tokens.set_result(tx, mailbox_id, "smtp", proof.verdict, now, answer, cause)
             )
 
@@ -633,6 +676,7 @@ class Worker:
             self._rest(result, self._dispatcher.clock())
             await self._write(claim, result)
             return False
+        await self._settle()
         now, claims = self._dispatcher.clock(), tuple(self._claims)
         self._claims.clear()
 
@@ -641,39 +685,57 @@ class Worker:
                 await messages.give_back(tx, mine, now)
             await messages.park(tx, self._mailbox_id, now, problem.sentence)
 
-        await self._keep_writing(work, long=True)
+        await self._ledger.write(work, long=True)
         log.warning("mail parked", mailbox=self._mailbox_id, why=problem.sentence)
         return False
 
     async def _write(self, claim: Claim, result: Result, learnt: Learnt | None = None) -> None:
-        """The outcome, and in the same commit what was learnt of the sender, that the next message is being handed
-        over, and a claim on some more.
+        """The outcome, with it that messages are handed over next, and a claim on some more. Unless it was sent, wait.
 
         Raises _NotOurs.
         """
         if result.goes_on_at is not None:
             await self._write_part(claim, result, result.goes_on_at, learnt)
             return
-        begun, held_back = self._begun, self._held_back(claim, result)
-        claiming = self._claiming() if len(self._claims) <= 2 and not self._resting else None
+        self._start, self._gravest, self._handed = 0, None, None
+        self._watch_speed()
+        held_back = self._held_back(claim, result)
+        for ended in (claim, *held_back):
+            self._claims.remove(ended)
+            self._handing.pop(ended.message.id, None)
+        outcome = self._outcome(claim, result, learnt, held_back)
+        self._ledger.add(outcome, lambda _: self._finished(claim.message, result))
+        self._hand_ahead()
+        self._claim_ahead()
+        if result.state is not MessageState.SENT:
+            await self._settle()
 
-        async def work(tx: Transaction) -> tuple[bool, list[Claim]]:
+    def _outcome(
+        self, claim: Claim, result: Result, learnt: Learnt | None, held_back: list[Claim]
+    ) -> Callable[[Transaction], Coroutine[Any, Any, None]]:
+        async def work(tx: Transaction) -> None:
             await self._finish(tx, claim, result)
             if learnt is not None:
                 await senders.learn(tx, self._mailbox_id, learnt)
             for other in held_back:
                 await messages.give_back(tx, other, self._dispatcher.clock())
-            ours = begun is None or await messages.hand_over(tx, begun.claim)
-            return ours, await claiming(tx) if claiming else []
 
-        ours, claims = await self._keep_writing(work)
-        self._start, self._gravest, self._handed = 0, None, None
-        self._claims = deque(mine for mine in self._claims if mine is not claim and mine not in held_back)
-        if claiming:
-            self._take(claims)
-        await self._finished(claim.message, result)
-        if not ours:
-            raise _NotOurs
+        return work
+
+    def _watch_speed(self) -> None:
+        """Nothing is handed over ahead where a commit takes no longer than a message."""
+        before, self._answered_at = self._answered_at, self._dispatcher.clock()
+        if self._answered_at - before > FAST:
+            self._ahead = 0
+
+    def _claim_ahead(self) -> None:
+        if len(self._claims) <= FARTHEST and not self._claiming_ahead and not self._resting:
+            self._claiming_ahead = True
+            self._ledger.add(self._claiming(), self._take_ahead)
+
+    def _take_ahead(self, claims: list[Claim]) -> None:
+        self._claiming_ahead = False
+        self._take(claims)
 
     async def _write_part(self, claim: Claim, result: Result, goes_on_at: int, learnt: Learnt | None) -> None:
         """What became of some recipients; the next step asks about others. Raises _NotOurs."""
@@ -686,8 +748,10 @@ class Worker:
                 tx, claim, now, result.recipients, answer=result.answer, taken=result.taken, mixed=result.mixed
             )
 
-        if not await self._keep_writing(work):
+        await self._settle()
+        if not await self._ledger.write(work):
             raise _NotOurs
+        self._handing.pop(claim.message.id, None)
         self._handed = None
         if result.fits:
             self._lane.most_recipients = result.fits
@@ -716,25 +780,11 @@ class Worker:
             mixed=result.mixed,
         )
 
-    async def _finished(self, message: QueuedMessage, result: Result) -> None:
+    def _finished(self, message: QueuedMessage, result: Result) -> Coroutine[Any, Any, None] | None:
         sent = result.state is MessageState.SENT
         tell = log.debug if sent else log.info
         tell(result.kind, message=message.id, mailbox=self._mailbox_id, answer=result.answer)
-        if sent and message.pieces:
-            await self._dispatcher.store.spool.remove(message.id)
-
-    async def _keep_writing(self, work: Callable[[Transaction], Coroutine[Any, Any, T]], *, long: bool = False) -> T:
-        """What has happened has to be written down, however long the database is away."""
-        pause, clock, silent_until = WRITE_AGAIN_AT_FIRST, asyncio.get_running_loop().time, 0.0
-        while True:
-            try:
-                return await self._dispatcher.store.database.write(work, long=long)
-            except (DatabaseUnavailable, CommitUnknown) as cause:
-                if clock() >= silent_until:
-                    silent_until = clock() + SAY_AGAIN
-                    log.error("an outcome cannot be written, trying again", mailbox=self._mailbox_id, cause=str(cause))
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, WRITE_AGAIN_AT_MOST)
+        return self._dispatcher.store.spool.remove(message.id) if sent and message.pieces else None
 
     def _rest(self, result: Result, now: float) -> None:
         """A refusal that concerns the mailbox lets it rest, longer each time; a success ends that.

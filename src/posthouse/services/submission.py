@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import structlog
 
@@ -152,27 +152,11 @@ class _Conversation:
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
         self._message_ends = math.inf
-        self._at_once: dict[type[Any], Callable[[Any], bool]] = {
-            Authenticate: self._authenticate_quickly,
-            MailFrom: self._mail_from,
-            RcptTo: self._rcpt_to,
-            DataBegun: self._data_begun,
-            BodyChunk: self._body_chunk,
-            Greeted: lambda _: True,
-        }
-        self._in_time: dict[type[Any], Callable[[Any], Awaitable[None]]] = {
-            StartTls: self._start_tls,
-            Authenticate: self._authenticate,
-            MailFrom: self._mail_from_after_a_look,
-            BodyChunk: self._spool_full_pieces,
-            BodyEnd: self._body_end,
-            Reset: self._reset,
-        }
 
     async def run(self) -> None:
         try:
             while not isinstance(event := await self._next_event(), Ended):
-                await self._in_time[type(event)](event)
+                await self._IN_TIME[type(event)](self, event)
         except TimeoutError:
             self._channel.write(replies.TIMED_OUT.encode())
         finally:
@@ -187,8 +171,8 @@ class _Conversation:
     def _deal_with(self, event: Event) -> bool:
         """Whether it could be done without waiting for anything."""
         self._since = self._loop.time()
-        quickly = self._at_once.get(type(event))
-        return quickly is not None and quickly(event)
+        quickly = self._AT_ONCE.get(type(event))
+        return quickly is not None and quickly(self, event)
 
     def _too_late(self) -> bool:
         """A client that is busy and comes to nothing."""
@@ -410,6 +394,23 @@ class _Conversation:
         if mail.pieces:
             with contextlib.suppress(OSError, DatabaseUnavailable, CommitUnknown):
                 await self._service.store.spool.remove(mail.id)
+
+    _AT_ONCE: ClassVar[dict[type[Any], "Callable[[_Conversation, Any], bool]"]] = {
+        Authenticate: _authenticate_quickly,
+        MailFrom: _mail_from,
+        RcptTo: _rcpt_to,
+        DataBegun: _data_begun,
+        BodyChunk: _body_chunk,
+        Greeted: lambda *_: True,
+    }
+    _IN_TIME: ClassVar[dict[type[Any], "Callable[[_Conversation, Any], Awaitable[None]]"]] = {
+        StartTls: _start_tls,
+        Authenticate: _authenticate,
+        MailFrom: _mail_from_after_a_look,
+        BodyChunk: _spool_full_pieces,
+        BodyEnd: _body_end,
+        Reset: _reset,
+    }
 
 
 def _not_allowed(wrong: NotAllowed, device: Device | None, sender: str) -> Reply:
