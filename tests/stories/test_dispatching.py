@@ -86,9 +86,12 @@ async def provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
         yield made
 
 
-def open_house(data: Path, provider: Careful) -> contextlib.AbstractAsyncContextManager[House]:
+def open_house(
+    data: Path, provider: Careful, *, background: bool = True
+) -> contextlib.AbstractAsyncContextManager[House]:
     mailbox = f'[[mailbox]]\naddress = "{ALICE}"\npassword = "secret"\nsmtp = "localhost:{provider.port} tls"\n'
-    return house(data, f'{mailbox}[[device]]\nname = "{PRINTER}"\nmailboxes = ["{ALICE}"]\n')
+    text = f'{mailbox}[[device]]\nname = "{PRINTER}"\nmailboxes = ["{ALICE}"]\n'
+    return house(data, text, background=background)
 
 
 async def queued(gateway: House, provider: Careful, count: int) -> list[str]:
@@ -185,6 +188,29 @@ async def test_an_outcome_that_cannot_be_written_is_written_later_and_the_messag
         await gateway.until_message(queue_id, "sent")
         assert await gateway.lines(queue_id) == ["accepted", "sent"]
     assert provider.taken == pages(1)
+
+
+async def test_the_next_message_goes_out_before_the_outcome_of_the_one_before_is_written(
+    tmp_path: Path, provider: Careful, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = messages.finish
+
+    async def finish(*arguments: Any, **named: Any) -> None:
+        if len(provider.taken) < 2:
+            raise DatabaseUnavailable("the disk is slow")
+        await real(*arguments, **named)
+
+    monkeypatch.setattr(messages, "finish", finish)
+    monkeypatch.setattr(ledger, "AGAIN_AT_FIRST", 0.01)
+    provider.opened.set()
+    async with open_house(tmp_path / "data", provider, background=False) as gateway:
+        await gateway.gateway.start_listeners()
+        ids = [await gateway.send(PRINTER, "bob@example.org", f"Page {number}") for number in range(3)]
+        await gateway.gateway.start_background()
+        for queue_id in ids:
+            await gateway.until_message(queue_id, "sent")
+            assert await gateway.lines(queue_id) == ["accepted", "sent"]
+    assert provider.taken == pages(3)
 
 
 async def test_a_stored_message_that_cannot_be_read_is_tried_again_and_keeps_nobody_waiting(
