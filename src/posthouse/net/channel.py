@@ -107,11 +107,6 @@ class Channel(asyncio.Protocol):
         """The peer has gone, whatever may still lie unread."""
         return self._ended
 
-    def hold(self) -> None:
-        """Read nothing before `start_tls()`, so that nothing of the handshake is taken for something else."""
-        if self._transport is not None:
-            self._transport.pause_reading()
-
     def arrived(self) -> bytes:
         """What lies unread, without waiting."""
         return self._take_received()

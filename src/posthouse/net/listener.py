@@ -1,6 +1,7 @@
 """Listening: accepts connections up to a limit, hands each to a task of its own, drains on close."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections import Counter
@@ -36,17 +37,9 @@ class Listener:
     """
 
     def __init__(
-        self,
-        handler: Handler,
-        *,
-        tls: ssl.SSLContext | None,
-        limit: int,
-        limit_per_peer: int,
-        on_crash: OnCrash | None,
-        full: bytes,
+        self, handler: Handler, *, limit: int, limit_per_peer: int, on_crash: OnCrash | None, full: bytes
     ) -> None:
         self._handler = handler
-        self._tls = tls
         self._full = full
         self._limit = limit
         self._limit_per_peer = limit_per_peer
@@ -54,6 +47,7 @@ class Listener:
         self._tasks: dict[asyncio.Task[None], _Guest] = {}
         self._peers: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
+        self._accepting: asyncio.Task[None] | None = None
         self._closing = False
         self.port = 0
         self.host = ""
@@ -72,34 +66,51 @@ class Listener:
         full: bytes = b"",
     ) -> "Listener":
         """Listen on `host`:`port` (0: the system chooses). Raises OSError where that is not possible."""
-        listener = cls(handler, tls=tls, limit=limit, limit_per_peer=limit_per_peer, on_crash=on_crash, full=full)
-        await listener._start(bound_socket(host, port))
+        listener = cls(handler, limit=limit, limit_per_peer=limit_per_peer, on_crash=on_crash, full=full)
+        await listener._start(bound_socket(host, port), tls)
         return listener
 
-    async def _start(self, listening: socket.socket) -> None:
-        """The loop's own TLS server would let any number of clients dwell in their handshake."""
+    async def _start(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
         self.host, self.port = listening.getsockname()[:2]
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Channel(self._opened), sock=listening, backlog=BACKLOG)
-
-    def _opened(self, channel: Channel) -> None:
-        if not self._has_room(channel.peer):
-            channel.write(self._full if self._tls is None else b"")
-            channel.close()
-        elif self._tls is None:
-            self._begin(_Guest(channel.peer, channel), self._serve(channel))
+        if tls is None:
+            self._server = await loop.create_server(lambda: Channel(self._opened), sock=listening, backlog=BACKLOG)
         else:
-            channel.hold()
-            guest = _Guest(channel.peer)
-            self._begin(guest, self._shake_hands(guest, channel, self._tls))
+            listening.listen(BACKLOG)
+            self._accepting = loop.create_task(self._accept_tls(listening, tls))
 
-    async def _shake_hands(self, guest: _Guest, channel: Channel, tls: ssl.SSLContext) -> None:
+    async def _accept_tls(self, listening: socket.socket, tls: ssl.SSLContext) -> None:
+        """Until cancelled. The loop's own server would let any number of clients dwell in their handshake."""
+        with contextlib.closing(listening):
+            while True:
+                try:
+                    accepted, (peer, *_) = await asyncio.get_running_loop().sock_accept(listening)
+                except OSError:
+                    await asyncio.sleep(1)
+                    continue
+                if self._has_room(peer):
+                    guest = _Guest(peer)
+                    self._begin(guest, self._shake_hands(guest, accepted, tls))
+                else:
+                    accepted.close()
+
+    async def _shake_hands(self, guest: _Guest, accepted: socket.socket, tls: ssl.SSLContext) -> None:
+        channel = Channel()
         try:
-            await channel.start_tls(tls, server_side=True, timeout=HANDSHAKE)
-        except (OSError, TimeoutError):
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: channel, accepted, ssl=tls, ssl_handshake_timeout=HANDSHAKE
+            )
+        except OSError:
             return
         guest.channel = channel
         await self._serve(channel)
+
+    def _opened(self, channel: Channel) -> None:
+        if self._has_room(channel.peer):
+            self._begin(_Guest(channel.peer, channel), self._serve(channel))
+        else:
+            channel.write(self._full)
+            channel.close()
 
     def _has_room(self, peer: str) -> bool:
         full = len(self._tasks) >= self._limit or self._peers[peer] >= self._limit_per_peer
@@ -140,6 +151,8 @@ class Listener:
         self._closing = True
         if self._server is not None:
             self._server.close()
+        if self._accepting is not None:
+            self._accepting.cancel()
         if self._tasks and drain > 0:
             await asyncio.wait(list(self._tasks), timeout=drain)
         for task, guest in list(self._tasks.items()):
