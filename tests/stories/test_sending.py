@@ -102,7 +102,11 @@ async def test_a_large_message_arrives_octet_by_octet_as_it_was(tmp_path: Path, 
         await gateway.until_message(queue_id, "sent")
         [stored] = provider.texts(BOB)
         assert stored.partition("\r\n\r\n")[2] == body.replace("\n", "\r\n")
-        assert list((tmp_path / "data" / "spool").iterdir()) == []
+
+        async def removed() -> bool:
+            return list((tmp_path / "data" / "spool").iterdir()) == []
+
+        await until(removed, "the body being removed")
 
 
 async def test_a_login_that_is_refused_shows_at_the_mailbox_until_one_is_taken_again(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from posthouse.services.device_login import DeviceLogins, LoginsBusy
 from posthouse.services.directory import Directory
 from posthouse.services.rates import Rates
 from posthouse.store import messages
-from posthouse.store.database import CommitUnknown, DatabaseUnavailable
+from posthouse.store.database import CommitUnknown, DatabaseUnavailable, NotOnDisk
 from posthouse.store.ids import new_message_id
 from posthouse.store.opening import Store
 from posthouse.store.spool import INLINE, PIECE, cut_piece
@@ -108,6 +108,8 @@ class Submission:
         now = self.clock()
         try:
             await self.store.database.write(lambda tx: messages.accept(tx, new, now, now + deadline))
+        except NotOnDisk:
+            raise
         except CommitUnknown:
             return await self._exists(new.id)
         return True

@@ -23,6 +23,10 @@ class CommitUnknown(Exception):
     """The connection was lost while committing: the change may exist or not. Look before doing it again."""
 
 
+class NotOnDisk(CommitUnknown):
+    """The change can be read, and the disk may have lost it: looking does not help."""
+
+
 class Duplicate(Exception):
     """A value that must be unique is there already: a name, an address, a queue id."""
 

@@ -26,7 +26,7 @@ from sqlalchemy.sql.expression import ClauseElement
 
 from posthouse.store.checkpoints import Checkpoints
 from posthouse.store.compiling import Compiler
-from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Duplicate, Row, Work
+from posthouse.store.database import DatabaseUnavailable, Duplicate, NotOnDisk, Row, Work
 from posthouse.store.trouble import LastWrite, of_disk, of_sqlite
 
 T = TypeVar("T")
@@ -123,8 +123,8 @@ class SqliteDatabase:
         self._reading = threading.local()
 
     async def read(self, work: Work[T]) -> T:
-        if self._stopping or self._unsound:
-            raise DatabaseUnavailable("the database is being closed" if self._stopping else "the disk failed")
+        if self._stopping:
+            raise DatabaseUnavailable("the database is being closed")
         return await self._loop.run_in_executor(self._readers, self._read, work)
 
     def _read(self, work: Work[T]) -> T:
@@ -202,7 +202,7 @@ class SqliteDatabase:
             self._has_changed()
             self.fared.failed(of_disk(cause) if isinstance(cause, OSError) else of_sqlite(cause))
             self._roll_back()
-            failure = CommitUnknown if self._unsound and answers is not None else DatabaseUnavailable
+            failure = NotOnDisk if self._unsound and answers is not None else DatabaseUnavailable
             answers = [(None, failure(f"the database could not be written: {cause}")) for _ in group]
         self._tend_log(len(group))
         with contextlib.suppress(RuntimeError):
