@@ -194,7 +194,7 @@ async def test_a_crash_between_forgetting_and_giving_back_leaves_no_living_token
             assert (await gateway.token(ALICE)).state == "not_acquired"
         assert await ended(provider) == [""]
         async with house(tmp_path / "data", background=False) as gateway:
-            gateway.clock.forward(61)
+            gateway.clock.forward(120)
             await gateway.parts.authorise.giving_back.try_again()
         assert await ended(provider) == ["revoked by the client"]
 
