@@ -20,7 +20,7 @@ from posthouse.store.database import DatabaseUnavailable
 from posthouse.store.sealing import Sealer, Unsealable
 from tests.faults.liars import listening
 from tests.support.boxes import subject_of
-from tests.support.house import House, house
+from tests.support.house import House, house, until
 
 ALICE, PRINTER = "alice@example.com", "printer"
 OFFER = b"250-careful.example\r\n250-AUTH PLAIN\r\n250 PIPELINING\r\n"
@@ -187,6 +187,30 @@ async def test_an_outcome_that_cannot_be_written_is_written_later_and_the_messag
         queue_id = await gateway.send(PRINTER, "bob@example.org", "Page 0")
         await gateway.until_message(queue_id, "sent")
         assert await gateway.lines(queue_id) == ["accepted", "sent"]
+    assert provider.taken == pages(1)
+
+
+async def test_a_fault_of_ours_while_outcomes_are_written_leaves_them_unknown_and_nothing_stuck(
+    tmp_path: Path, provider: Careful, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = messages.finish, iter(range(2))
+
+    async def finish(*arguments: Any, **named: Any) -> None:
+        if next(failures, None) is not None:
+            raise KeyError("a fault of ours")
+        await real(*arguments, **named)
+
+    monkeypatch.setattr(messages, "finish", finish)
+    provider.opened.set()
+    async with open_house(tmp_path / "data", provider) as gateway:
+        queue_id = await gateway.send(PRINTER, "bob@example.org", "Page 0")
+
+        async def told() -> bool:
+            return len(await gateway.lines(queue_id)) > 1
+
+        await until(told, "the outcome being written")
+        assert await gateway.lines(queue_id) == ["accepted", "outcome unknown"]
+        assert (await gateway.message(queue_id)).stage is Stage.WAITING
     assert provider.taken == pages(1)
 
 

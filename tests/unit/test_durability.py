@@ -46,6 +46,7 @@ class Disk:
         return real.execute("COMMIT")
 
     def sync(self, file: int) -> None:
+        assert os.path.samestat(os.fstat(file), self.path.with_name(self.path.name + "-wal").stat())
         self.held.set()
         assert self.goes_on.wait(10)
         if self.refuses_syncs:
@@ -91,9 +92,9 @@ async def device(gateway: House) -> AsyncIterator["Device"]:
     login = base64.b64encode(b"\0printer\0" + gateway.passwords["printer"].reveal().encode())
     made = Device(reader, writer)
     await made.reply()
-    for line in (b"EHLO printer", b"AUTH PLAIN " + login, b"MAIL FROM:<a@b.c>", b"RCPT TO:<bob@b.c>", b"DATA"):
-        code = await made.say(line + b"\r\n")
-    assert code == 354
+    for line in (b"EHLO printer", b"AUTH PLAIN " + login):
+        await made.say(line + b"\r\n")
+    await made.begin()
     yield made
     writer.close()
     await writer.wait_closed()
@@ -107,6 +108,12 @@ class Device:
     async def say(self, data: bytes) -> int:
         self.writer.write(data)
         return await self.reply()
+
+    async def begin(self) -> None:
+        """A message, up to its first octet."""
+        for line in (b"MAIL FROM:<a@b.c>\r\n", b"RCPT TO:<bob@b.c>\r\n", b"DATA\r\n"):
+            code = await self.say(line)
+        assert code == 354
 
     async def reply(self) -> int:
         while (line := await self.reader.readline())[3:4] == b"-":
@@ -142,8 +149,7 @@ async def test_a_commit_that_fails_is_answered_451_and_leaves_nothing(
     assert await device.say(MESSAGE) == 451
     assert disk.messages() == 0
     disk.refuses_commits = False
-    for line in (b"MAIL FROM:<a@b.c>\r\n", b"RCPT TO:<bob@b.c>\r\n", b"DATA\r\n"):
-        await device.say(line)
+    await device.begin()
     assert await device.say(MESSAGE) == 250
     assert disk.messages() == 1
 
@@ -157,8 +163,7 @@ async def test_what_the_disk_may_have_lost_is_answered_451_until_nothing_depends
     disk.goes_on.set()
     assert await device.say(MESSAGE) == 451
     disk.refuses_syncs = False
-    for line in (b"MAIL FROM:<a@b.c>\r\n", b"RCPT TO:<bob@b.c>\r\n", b"DATA\r\n"):
-        await device.say(line)
+    await device.begin()
     assert disk.messages_without_log() == 0
     assert await device.say(MESSAGE) == 250
     assert disk.messages_without_log() >= 1

@@ -216,7 +216,7 @@ class SmtpClient:
     @property
     def by_chunks(self) -> bool:
         """Messages go by BDAT; without PIPELINING each chunk would cost a round trip."""
-        return self._want_chunking and "CHUNKING" in self.extensions and self.pipelining
+        return self._want_chunking and self.chunking and self.pipelining
 
     @property
     def smtputf8(self) -> bool:

@@ -18,7 +18,8 @@ SAY_AGAIN = 60.0
 
 T = TypeVar("T")
 Step = Callable[[Transaction], Coroutine[Any, Any, T]]
-Then = Callable[[Any], Coroutine[Any, Any, None] | None]
+Then = Callable[[T], Coroutine[Any, Any, None] | None]
+Entry = tuple[Step[Any], Then[Any] | None]
 
 log = structlog.get_logger("dispatcher")
 
@@ -29,7 +30,7 @@ class Ledger:
     def __init__(self, database: Database, mailbox_id: str) -> None:
         self._database = database
         self._mailbox_id = mailbox_id
-        self._entries: list[tuple[Step[Any], Then | None]] = []
+        self._entries: list[Entry] = []
         self._writing: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
@@ -44,7 +45,7 @@ class Ledger:
         """Whether that entry is on disk."""
         return self._written >= number
 
-    def add(self, step: Step[T], then: Callable[[T], Coroutine[Any, Any, None] | None] | None = None) -> int:
+    def add(self, step: Step[T], then: Then[T] | None = None) -> int:
         """The number of the entry. `then` is given what the step gave, once it is on disk, and awaited if need be."""
         self._entries.append((step, then))
         self._added += 1
@@ -84,7 +85,7 @@ class Ledger:
             self._writing.cancel()
 
     async def _write(self) -> None:
-        entries: list[tuple[Step[Any], Then | None]] = []
+        entries: list[Entry] = []
         try:
             while self._entries:
                 entries, self._entries = self._entries, []
@@ -99,7 +100,7 @@ class Ledger:
             self._writing = None
             self._wake()
 
-    async def _write_down(self, entries: list[tuple[Step[Any], Then | None]]) -> None:
+    async def _write_down(self, entries: list[Entry]) -> None:
         async def work(tx: Transaction) -> list[Any]:
             return [await step(tx) for step, _ in entries]
 

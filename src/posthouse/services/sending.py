@@ -86,10 +86,10 @@ class _Handing(Struct, frozen=True, eq=False):
 class Worker:
     """The first of its claims is the message being sent; `_begun` is the second one while its envelope is on the way.
 
-    `_handed` is the one whose end the server may have, while nobody knows what became of it. `account` is who is
-    counted. `_start` is the place of the first recipient of the message being sent who has not been asked about in
-    this attempt. `_handing` are claims that are "handing over", with their entries in the ledger, and `_ahead` so many
-    of them have not been begun.
+    `_unwritten` are those that are done with, while the outcome is not written, and `_handed` messages whose end the
+    server may have, as long. `account` is who is counted. `_start` is the place of the first recipient of the message
+    being sent who has not been asked about in this attempt. `_handing` are messages that are "handing over", with their
+    entries in the ledger, and up to `_ahead` of them are so before they are begun.
     """
 
     def __init__(self, dispatcher: "Dispatcher", mailbox_id: str, lane: Lane, account: Account) -> None:
@@ -103,7 +103,8 @@ class Worker:
         self._begun: _Handing | None = None
         self._start = 0
         self._gravest: Said | None = None
-        self._handed: Claim | None = None
+        self._unwritten: dict[str, Claim] = {}
+        self._handed: set[str] = set()
         self._ledger = Ledger(dispatcher.store.database, mailbox_id)
         self._handing: dict[str, int] = {}
         self._ahead = 0
@@ -135,14 +136,17 @@ class Worker:
             self._ledger.stop()
             raise
         except (DatabaseUnavailable, CommitUnknown) as cause:
-            self._handed = None  # before the end of a message at the latest
+            self._handed.clear()  # before the end of a message at the latest
             log.error("dispatching interrupted", mailbox=self._mailbox_id, cause=str(cause))
         except Exception as cause:
-            log.error("sending fell down", mailbox=self._mailbox_id, kind=type(cause).__name__)
-            self._hold(self._dispatcher.clock())
+            self._fell_down(cause)
         finally:
             self._drop_session()
         await self._give_back()
+
+    def _fell_down(self, cause: Exception) -> None:
+        log.error("sending fell down", mailbox=self._mailbox_id, kind=type(cause).__name__)
+        self._hold(self._dispatcher.clock())
 
     async def _connect_ahead(self) -> bool:
         """Others of the mailbox have a connection: nothing is claimed, and kept from them, before this one has its own.
@@ -241,16 +245,19 @@ class Worker:
         return True
 
     async def _give_back(self) -> None:
-        with contextlib.suppress(_NotOurs):
+        try:
             await self._settle()
-        now, claims, lane = self._dispatcher.clock(), tuple(self._claims), self._lane
-        cause, handed = lane.waits_for if lane.held_until > now else "", self._handed
-        unknown = self._network(handed.message, CUT_SHORT, spent=1, hold=False) if handed else None
+        except _NotOurs:
+            self._claims.clear()
+        except Exception as fault:
+            self._fell_down(fault)
+        now, claims, lane = self._dispatcher.clock(), (*self._unwritten.values(), *self._claims), self._lane
+        cause = lane.waits_for if lane.held_until > now else ""
 
         async def work(tx: Transaction) -> None:
             for claim in claims:
-                if claim is handed and unknown is not None:
-                    await self._finish(tx, claim, unknown)
+                if claim.message.id in self._handed:
+                    await self._finish(tx, claim, self._network(claim.message, CUT_SHORT, spent=1, hold=False))
                 else:
                     await messages.give_back(tx, claim, now if cause else self._not_before(now))
             if cause:
@@ -300,7 +307,7 @@ class Worker:
             except UpstreamFailed as failed:
                 self._drop_session()
                 if not failed.unknown:
-                    self._handed = None
+                    self._handed.discard(claim.message.id)
                     self._pace.settle(handing.permit, 0)
                 if not self._is_worth_another(failed, fresh=fresh):
                     return self._lost(claim.message, failed)
@@ -364,7 +371,7 @@ class Worker:
             _check_login(envelope.mail)
         if not envelope.go_ahead:
             return self._last_words(envelope, None)
-        self._handed = handing.claim
+        self._handed.add(handing.claim.message.id)
         verdict = await session.body(self._parts(handing.claim.message))
         if verdict is None:
             if not handing.part.rest:
@@ -697,12 +704,13 @@ class Worker:
         if result.goes_on_at is not None:
             await self._write_part(claim, result, result.goes_on_at, learnt)
             return
-        self._start, self._gravest, self._handed = 0, None, None
+        self._start, self._gravest = 0, None
         self._watch_speed()
         held_back = self._held_back(claim, result)
         for ended in (claim, *held_back):
             self._claims.remove(ended)
             self._handing.pop(ended.message.id, None)
+        self._unwritten[claim.message.id] = claim
         outcome = self._outcome(claim, result, learnt, held_back)
         self._ledger.add(outcome, lambda _: self._finished(claim.message, result))
         self._hand_ahead()
@@ -752,7 +760,7 @@ class Worker:
         if not await self._ledger.write(work):
             raise _NotOurs
         self._handing.pop(claim.message.id, None)
-        self._handed = None
+        self._handed.discard(claim.message.id)
         if result.fits:
             self._lane.most_recipients = result.fits
         self._claims[0] = Claim(replace(claim.message, recipients=result.recipients), claim.epoch)
@@ -781,6 +789,8 @@ class Worker:
         )
 
     def _finished(self, message: QueuedMessage, result: Result) -> Coroutine[Any, Any, None] | None:
+        del self._unwritten[message.id]
+        self._handed.discard(message.id)
         sent = result.state is MessageState.SENT
         tell = log.debug if sent else log.info
         tell(result.kind, message=message.id, mailbox=self._mailbox_id, answer=result.answer)
