@@ -32,6 +32,7 @@ from posthouse.services.device_login import DeviceLogins
 from posthouse.services.directory import Directory
 from posthouse.services.dispatcher import Dispatcher
 from posthouse.services.editing import Editing
+from posthouse.services.ending import end
 from posthouse.services.following import Following
 from posthouse.services.forewarning import Forewarning
 from posthouse.services.giving_back import GivingBack
@@ -189,9 +190,7 @@ class Gateway:
         for server in self._servers:
             await server.stop()
         await asyncio.gather(*(listener.close(DRAIN) for listener in self._listeners))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         await self.parts.connection_test.runs.close()
         await self.parts.app_check.runs.close()
         if not await self.parts.keeper.finish():

@@ -17,6 +17,7 @@ from posthouse.services import paces
 from posthouse.services.clock import Clock
 from posthouse.services.credentials import Credentials
 from posthouse.services.directory import Directory, Snapshot
+from posthouse.services.ending import end
 from posthouse.services.lanes import Account, Lane
 from posthouse.services.sending import Worker
 from posthouse.store import leases, messages, tokens
@@ -358,9 +359,7 @@ class Dispatcher:
             lane.wake()
         if tasks:
             await asyncio.wait(tasks, timeout=DRAIN)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
 
 
 def _way(snapshot: Snapshot, mailbox: Mailbox) -> object:
