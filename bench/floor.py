@@ -23,7 +23,7 @@ ANSWERS = {
     b"DATA": b"354 Go\r\n",
     b"QUIT": b"221 2.0.0 Bye\r\n",
 }
-Messages = asyncio.Queue[bytes]
+Messages = asyncio.Queue[bytearray]
 
 
 class Door(asyncio.Protocol):
@@ -32,7 +32,7 @@ class Door(asyncio.Protocol):
     def __init__(self, context: ssl.SSLContext, messages: Messages) -> None:
         self._context = context
         self._messages = messages
-        self._data = b""
+        self._data = bytearray()
         self._in_message = self._tls = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -45,10 +45,11 @@ class Door(asyncio.Protocol):
         if self._in_message:
             if self._data.endswith(b"\r\n.\r\n"):
                 self._messages.put_nowait(self._data)
-                self._data, self._in_message = b"", False
+                self._data, self._in_message = bytearray(), False
                 self._transport.write(b"250 2.0.0 Taken\r\n")
         elif self._data.endswith(b"\n"):
-            verb, self._data = self._data[:4], b""
+            verb = bytes(self._data[:4])
+            self._data.clear()
             self._answer(verb)
 
     def _answer(self, verb: bytes) -> None:
@@ -87,7 +88,7 @@ async def deliver(messages: Messages, port: int, context: ssl.SSLContext) -> Non
     for words, lines in ((b"EHLO floor\r\n", 6), (LOGIN, 1)):
         writer.write(words)
         await _answers(reader, lines)
-    message: bytes | None = None
+    message: bytearray | None = None
     while True:
         if message is None:
             message = await messages.get()

@@ -56,11 +56,13 @@ MANY = Case("posthouse: 100 a connection, plain in", a_connection=100, share=2.0
 MANY_FLOOR = Case("nothing kept: 100 a connection, plain in", "floor", a_connection=100, share=2.0)
 MANY_POSTFIX = Case("Postfix: 100 a connection, plain in", "postfix", a_connection=100, share=0.5)
 LARGE = Case("posthouse: 200 KB, 10 a connection", a_connection=10, size=200 * 1024, share=0.2)
+LARGE_FLOOR = Case("nothing kept: 200 KB, 10 a connection", "floor", a_connection=10, size=200 * 1024, share=0.2)
 LARGE_POSTFIX = Case("Postfix: 200 KB, 10 a connection", "postfix", a_connection=10, size=200 * 1024, share=0.2)
 LARGE_PROXY = Case(
     "email-oauth2-proxy: 200 KB, 10 a connection", "proxy", a_connection=10, size=200 * 1024, share=0.07, at_once=4
 )
 HUGE = Case("posthouse: 5 MB, 2 a connection", a_connection=2, size=5 * MB, share=0.014)
+HUGE_FLOOR = Case("nothing kept: 5 MB, 2 a connection", "floor", a_connection=2, size=5 * MB, share=0.014)
 HUGE_POSTFIX = Case("Postfix: 5 MB, 2 a connection", "postfix", a_connection=2, size=5 * MB, share=0.014)
 HUGE_PROXY = Case(
     "email-oauth2-proxy: 5 MB, 2 a connection", "proxy", a_connection=2, size=5 * MB, share=0.014, at_once=4
@@ -69,7 +71,7 @@ FAR_DIRECT = Case("direct, 40 ms away: a connection each", "direct", tls=True, a
 FAR = Case("posthouse, 40 ms away: a connection each", at_once=1, far=True, share=0.1)
 CASES = (
     DIRECT, EACH, EACH_TLS, EACH_FLOOR, EACH_TLS_FLOOR, EACH_PROXY, EACH_POSTFIX, MANY, MANY_FLOOR, MANY_POSTFIX,
-    LARGE, LARGE_POSTFIX, LARGE_PROXY, HUGE, HUGE_POSTFIX, HUGE_PROXY, FAR_DIRECT, FAR,
+    LARGE, LARGE_FLOOR, LARGE_POSTFIX, LARGE_PROXY, HUGE, HUGE_FLOOR, HUGE_POSTFIX, HUGE_PROXY, FAR_DIRECT, FAR,
 )  # fmt: skip
 RATIOS = (
     (EACH, DIRECT, 3.0),
@@ -78,6 +80,8 @@ RATIOS = (
     (EACH_TLS_FLOOR, DIRECT, 0.0),
     (EACH_FLOOR, EACH_POSTFIX, 0.0),
     (MANY_FLOOR, MANY_POSTFIX, 0.0),
+    (LARGE_FLOOR, LARGE_POSTFIX, 0.0),
+    (HUGE_FLOOR, HUGE_POSTFIX, 0.0),
     (EACH, EACH_PROXY, 200.0),
     (EACH, EACH_POSTFIX, 6.0),
     (MANY, MANY_POSTFIX, 10.0),

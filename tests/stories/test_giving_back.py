@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from posthouse.providers.provider import built_in
-from posthouse.services.sign_in import Registration, SignIn
+from posthouse.services.sign_in import KEEP, Registration, SignIn
 from posthouse.store import tokens
 from tests.support.boxes import ALICE, BOB, Box, box
 from tests.support.house import House, house
@@ -103,6 +103,22 @@ async def test_what_the_provider_could_not_take_is_given_back_later(tmp_path: Pa
         assert await ended(provider) == ["revoked by the client"]
         view = (await gateway.view(ALICE)).tokens[0]
         assert view.giving_back is None
+
+
+async def test_a_provider_that_does_not_describe_itself_for_now_is_asked_again(tmp_path: Path) -> None:
+    async with (
+        box(tmp_path / "box") as provider,
+        house(tmp_path / "data", provider.apply_file(ALICE), background=False) as gateway,
+    ):
+        await gateway.by_device(ALICE, provider.approve_as(ALICE))
+        gateway.clock.forward(KEEP + 1)
+        body = '{"error": "invalid_request"}'
+        await provider.control("faults", place="discovery", action="answer", status=400, body=body, times=2)
+        given = await gateway.parts.authorise.delete_token((await gateway.token(ALICE)).id)
+        assert given.how == "waiting"
+        gateway.clock.forward(61)
+        assert await gateway.parts.authorise.giving_back.try_again() == 1
+        assert await ended(provider) == ["revoked by the client"]
 
 
 async def test_two_nodes_do_not_give_the_same_back_twice(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import structlog
 
-from posthouse.model.outcome import Refused, Unreachable
+from posthouse.model.outcome import Refused
 from posthouse.model.token import Grant, Token, TokenState
 from posthouse.oauth.revoke import Revoked
 from posthouse.problems import ProblemError
@@ -40,6 +40,7 @@ AT_ONCE = 20
 LOOK_AFTER = 15.0
 
 UNREADABLE = "What was stored of it cannot be opened: it was sealed with a key that is not here."
+APP_GONE = "The app registration that it was given to is no longer there."
 
 log = structlog.get_logger("giving back")
 
@@ -103,11 +104,13 @@ class GivingBack:
         """Only to the provider that it is from. Not while another consent of the same person to the same app is held:
         at Google, and not there alone, the end of one is the end of all. Raises ProblemError, Unsealable.
         """
+        if None in self.sign_in.described(one.app_id):
+            return GivenBack("impossible", APP_GONE)
         registration = await self.sign_in.registration(one.app_id)
-        if isinstance(registration, Unreachable):
+        if not isinstance(registration, Registration):
             return GivenBack("waiting", str(problem_of(registration, "any", "revoke").problems[0]))
-        if not isinstance(registration, Registration) or one.given_to not in ("", registration.name):
-            return GivenBack("impossible", "The app registration that it was given to is no longer there.")
+        if one.given_to not in ("", registration.name):
+            return GivenBack("impossible", APP_GONE)
         provider = registration.provider
         if await self.store.database.read(lambda tx: leaving.is_held_beside(tx, one)):
             return GivenBack("kept", page=provider.account_url)

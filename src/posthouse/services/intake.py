@@ -25,7 +25,7 @@ from posthouse.services.clock import Clock, as_datetime
 from posthouse.services.directory import Snapshot
 from posthouse.settings import MESSAGE_SIZE
 from posthouse.store import events, journal, messages
-from posthouse.store.database import CommitUnknown, DatabaseUnavailable, NotOnDisk, Transaction
+from posthouse.store.database import CommitUnknown, DatabaseUnavailable, Transaction
 from posthouse.store.ids import new_message_id
 from posthouse.store.opening import Store
 from posthouse.store.sealing import fingerprint
@@ -164,13 +164,10 @@ class Intake:
             return await self.store.database.write(work)
         except messages.MailboxGone:
             raise problem("mailbox.unknown", "The mailbox was removed meanwhile.", status=64) from None
-        except NotOnDisk:
-            raise
-        except CommitUnknown:
-            with contextlib.suppress(DatabaseUnavailable):
-                if await self.store.database.read(lambda tx: messages.exists(tx, new.id)):
-                    return None
-            raise
+        except CommitUnknown as unheard:
+            if not await storage.was_accepted(self.store, new.id, unheard):
+                raise
+            return None
 
 
 async def _made_before(tx: Transaction, mark: str, digest: str) -> str | None:

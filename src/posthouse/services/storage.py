@@ -1,6 +1,8 @@
 """Whether mail can be kept at the moment, and if not why: the one cause, and the one step that mends it."""
 
 from posthouse.problems import TEMPORARY, Problem, ProblemError
+from posthouse.store import messages
+from posthouse.store.database import CommitUnknown, DatabaseUnavailable, NotOnDisk
 from posthouse.store.opening import Store
 from posthouse.store.trouble import Trouble
 
@@ -22,6 +24,16 @@ def refused(store: Store) -> ProblemError:
     """Something could not be written, or read, a moment ago."""
     known = problem_of(store)
     return ProblemError(known or describe(Trouble.AWAY, store.spool.place), status=TEMPORARY)
+
+
+async def was_accepted(store: Store, message_id: str, unheard: CommitUnknown) -> bool:
+    """Whether a message is on disk of whose commit nothing was heard. Raises CommitUnknown where nobody can tell."""
+    if isinstance(unheard, NotOnDisk):
+        raise unheard
+    try:
+        return await store.database.read(lambda tx: messages.exists(tx, message_id))
+    except DatabaseUnavailable:
+        raise unheard from None
 
 
 def describe(trouble: Trouble, place: str) -> Problem:

@@ -40,7 +40,7 @@ from posthouse.services.device_login import DeviceLogins, LoginsBusy
 from posthouse.services.directory import Directory
 from posthouse.services.rates import Rates
 from posthouse.store import messages
-from posthouse.store.database import CommitUnknown, DatabaseUnavailable, NotOnDisk
+from posthouse.store.database import CommitUnknown, DatabaseUnavailable
 from posthouse.store.ids import new_message_id
 from posthouse.store.opening import Store
 from posthouse.store.spool import INLINE, PIECE, cut_piece
@@ -108,17 +108,9 @@ class Submission:
         now = self.clock()
         try:
             await self.store.database.write(lambda tx: messages.accept(tx, new, now, now + deadline))
-        except NotOnDisk:
-            raise
-        except CommitUnknown:
-            return await self._exists(new.id)
+        except CommitUnknown as unheard:
+            return await storage.was_accepted(self.store, new.id, unheard)
         return True
-
-    async def _exists(self, message_id: str) -> bool:
-        try:
-            return await self.store.database.read(lambda tx: messages.exists(tx, message_id))
-        except DatabaseUnavailable as cause:
-            raise CommitUnknown(str(cause)) from cause
 
 
 @dataclass(slots=True)
