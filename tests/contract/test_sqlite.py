@@ -321,6 +321,7 @@ async def test_a_log_that_has_grown_large_makes_the_writer_pause_until_it_is_emp
 ) -> None:
     monkeypatch.setattr(sqlite, "LOOK_AFTER", 1)
     monkeypatch.setattr(sqlite, "WAL_LIMIT", 1_000_000)
+    monkeypatch.setattr(sqlite, "ALLOCATED", 0)
     log = database._path.with_name("posthouse.sqlite-wal")
     for number in range(8):
         await put(database, f"{number}", "x" * 300_000)
@@ -370,6 +371,38 @@ async def test_the_log_begins_anew_once_all_of_it_is_in_the_database(database: S
     await put(database, "c")
     assert _beginning(database._path) != before
     assert await names(database) == ["a", "b", "c"]
+
+
+def _zeros_at_the_end(log: Path) -> int:
+    data = log.read_bytes()
+    return len(data) - len(data.rstrip(b"\0"))
+
+
+async def test_the_log_has_its_place_on_the_disk_before_it_is_written(tmp_path: Path) -> None:
+    database = make(tmp_path)
+    log = tmp_path / "posthouse.sqlite-wal"
+    assert _zeros_at_the_end(log) == sqlite.ALLOCATED
+    await put(database, "a")
+    assert 0 < _zeros_at_the_end(log) < log.stat().st_size == sqlite.ALLOCATED
+    for name in ("posthouse.sqlite", "posthouse.sqlite-wal"):  # as a crash leaves them
+        (tmp_path / f"crashed-{name}").write_bytes((tmp_path / name).read_bytes())
+    await database.close()
+    (tmp_path / "crashed-posthouse.sqlite-wal").rename(tmp_path / "crashed.sqlite-wal")
+    (tmp_path / "crashed-posthouse.sqlite").rename(tmp_path / "crashed.sqlite")
+    found = SqliteDatabase(tmp_path / "crashed.sqlite")
+    assert await names(found) == ["a"]
+    await put(found, "b")
+    assert await names(found) == ["a", "b"]
+    await found.close()
+
+
+async def test_a_disk_that_is_nearly_full_is_not_filled_with_zeros(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "PLENTY", 1 << 60)
+    database = make(tmp_path)
+    assert (tmp_path / "posthouse.sqlite-wal").stat().st_size < sqlite.ALLOCATED
+    await database.close()
 
 
 async def test_a_group_does_not_wait_longer_once_it_is_large_enough(

@@ -23,8 +23,8 @@ class Stage(StrEnum):
     HANDING_OVER = "handing over"
 
 
-class Recipient(Struct, frozen=True):
-    """`state`: waiting, sent or failed. `answer` is the server's last word on this recipient."""
+class Recipient(Struct, frozen=True, array_like=True):
+    """`state`: waiting, sent or failed. `answer` is the server's last word on this recipient. Stored as three texts."""
 
     address: str
     state: str = "waiting"

@@ -23,7 +23,7 @@ PAGE = 200
 HELD = "parked by a person"
 _NEWEST = "~"
 QUEUED, PARKED = str(MessageState.QUEUED), str(MessageState.PARKED)
-_decode_recipients = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
+_recipients = msgspec.json.Decoder(tuple[Recipient, ...]).decode
 
 
 class MailboxGone(Exception):
@@ -97,6 +97,7 @@ _insert = insert(message).from_select(
 _insert_body = insert(body).values(message_id=bindparam("message_id"), data=bindparam("data"))
 _forget_body = delete(body).where(body.c.message_id == bindparam("wanted"))
 _its_body = select(body.c.data).where(body.c.message_id == message.c.id).scalar_subquery().label("body")
+_claimed = [message.c[name] for name in QueuedMessage.__struct_fields__ if name != "body"]
 _exists = select(message.c.id).where(message.c.id == bindparam("row_id"))
 _due = (
     select(message.c.id)
@@ -128,8 +129,8 @@ def _claiming(due: Select[tuple[str]]) -> ClauseElement:
     return (
         update(message)
         .where(message.c.id.in_(select(found.c.id)))
-        .values(stage=str(Stage.CLAIMED), claim_owner=bindparam("owner"), claim_epoch=bindparam("epoch"))
-        .returning(*message.c, _its_body)
+        .values(stage=bindparam("new_stage"), claim_owner=bindparam("owner"), claim_epoch=bindparam("epoch"))
+        .returning(*_claimed, _its_body)
     )
 
 
@@ -155,7 +156,7 @@ _unclaim = (
         message.c.mailbox_id == bindparam("mailbox"),
         message.c.claim_owner == bindparam("owner"),
         message.c.claim_epoch == bindparam("epoch"),
-        message.c.stage == literal(str(Stage.CLAIMED)),
+        message.c.stage != literal(""),
     )
     .values(stage="", next_at=bindparam("now"))
 )
@@ -385,7 +386,7 @@ async def accept(tx: Transaction, new: NewMessage, now: float, deadline_at: floa
         mailbox_id=new.mailbox_id,
         device=new.device,
         sender=new.envelope.sender,
-        recipients=_encode(Recipient(address) for address in new.envelope.recipients),
+        recipients=_encode([Recipient(address) for address in new.envelope.recipients]),
         message_id=new.message_id,
         subject=new.subject,
         size=new.size,
@@ -419,16 +420,25 @@ async def exists(tx: Transaction, queue_id: str) -> bool:
 
 
 async def claim(
-    tx: Transaction, mailbox_id: str, owner: str, epoch: int, now: float, at_most: int, order: str = ""
+    tx: Transaction,
+    mailbox_id: str,
+    owner: str,
+    epoch: int,
+    now: float,
+    at_most: int,
+    order: str = "",
+    stage: Stage = Stage.CLAIMED,
 ) -> list[Claim]:
     """Take messages that are due, oldest first, to hand them over; none where the lease has another epoch by now.
 
     `owner` is a name for this claim alone, by which `unclaim` finds what it took. With `order` ("mailbox", "device")
     nothing is taken that was accepted after something of the same mailbox, or device, that has still to wait.
+    `stage`: claimed, or handing over at once.
     """
     if await tx.one(_still_held, mailbox=mailbox_id, epoch=epoch) is None:
         return []
-    rows = await tx.all(_claims[order], mailbox=mailbox_id, owner=owner, epoch=epoch, now=now, at_most=at_most)
+    whose = {"mailbox": mailbox_id, "owner": owner, "epoch": epoch}
+    rows = await tx.all(_claims[order], **whose, now=now, at_most=at_most, new_stage=str(stage))
     return sorted((Claim(_queued(row), epoch) for row in rows), key=lambda claim: claim.message.id)
 
 
@@ -702,13 +712,8 @@ async def _lines(
         )
 
 
-def _encode(recipients: Iterable[Recipient]) -> str:
-    triples = [(r.address, r.state, r.answer) for r in recipients]
-    return msgspec.json.encode(triples).decode()
-
-
-def _recipients(text: str) -> tuple[Recipient, ...]:
-    return tuple(Recipient(*triple) for triple in _decode_recipients(text))
+def _encode(recipients: Sequence[Recipient]) -> str:
+    return msgspec.json.encode(recipients).decode()
 
 
 def _queued(row: Row) -> QueuedMessage:

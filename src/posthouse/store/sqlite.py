@@ -10,6 +10,7 @@ thread.
 import asyncio
 import contextlib
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -44,6 +45,9 @@ WAITING = 10_000
 """Pieces of work that may wait for the writer; one more is refused."""
 WAL_LIMIT = 64 * 1024 * 1024
 """Octets of write-ahead log at which the writer pauses for a full checkpoint."""
+ALLOCATED = 4 * 1024 * 1024
+"""Octets of write-ahead log that are on the disk before anything is written there, as long as the disk has plenty."""
+PLENTY = 32 * ALLOCATED
 CACHE = 16 * 1024 * 1024
 """Octets of pages that the writer keeps in memory, so that mail on its way is not read back."""
 LOOK_AFTER = 50
@@ -113,7 +117,8 @@ class SqliteDatabase:
         self._connection.execute(f"PRAGMA cache_size=-{CACHE // 1024}")
         self._connection.execute("PRAGMA synchronous=NORMAL")
         self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # now there is a log
-        self._log_file = os.open(self._log, os.O_RDONLY)
+        self._log_file = os.open(self._log, os.O_RDWR)
+        _allocate(self._log_file, path.parent)
         self._unsound = False
         self._to_commit: SimpleQueue[tuple[list[_Piece], _Answers | None] | None] = SimpleQueue()
         self._committer = threading.Thread(target=self._commit_groups, name="posthouse-commit", daemon=True)
@@ -212,6 +217,7 @@ class SqliteDatabase:
         """Raises sqlite3.Error, with nothing changed."""
         if self._unsound:
             _bring_home(self._connection)
+            _allocate(self._log_file, self._path.parent)
             self._unsound = False
         _begin_patiently(self._connection)
         answers = _answers(self._connection, group)
@@ -259,6 +265,7 @@ class SqliteDatabase:
         size = _size_of(self._log)
         if size > WAL_LIMIT:
             self._checkpoint("TRUNCATE")
+            _allocate(self._log_file, self._path.parent)
         elif self._looks % CHECKPOINT_AFTER == 0 or size > WAL_LIMIT // 4:
             self._checkpoints.want()
 
@@ -312,6 +319,18 @@ def _bring_home(connection: sqlite3.Connection) -> None:
     busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     if busy:
         raise sqlite3.OperationalError("the disk failed, and the database is being read")
+
+
+def _allocate(log: int, directory: Path) -> None:
+    """Let the log have its place on the disk; SQLite takes zeros behind its last frame, or alone, for the end of it.
+
+    A file that grows can lose its last sync where the file system breaks down in that moment (seen on ext4).
+    """
+    size = os.fstat(log).st_size
+    with contextlib.suppress(OSError):
+        if size < ALLOCATED and shutil.disk_usage(directory).free > PLENTY:
+            os.pwrite(log, bytes(ALLOCATED - size), size)
+            os.fsync(log)
 
 
 def _begin_patiently(connection: sqlite3.Connection) -> None:
