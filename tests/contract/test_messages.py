@@ -263,23 +263,6 @@ async def test_what_was_being_handed_over_has_an_unknown_outcome_and_is_tried_ag
     assert [each.message.attempts for each in await claim(store, epoch, now=NOW + 5)] == [1, 0]
 
 
-async def test_what_is_claimed_to_be_handed_over_at_once_has_an_unknown_outcome_as_well(store: Store) -> None:
-    epoch = await held_mailbox(store)
-    await accept(store, "m1", "m2", "m3")
-
-    async def work(tx: Transaction, owner: str) -> list[messages.Claim]:
-        return await messages.claim(tx, "mb_1", owner, epoch, NOW, 2, stage=Stage.HANDING_OVER)
-
-    assert len(await store.database.write(lambda tx: work(tx, "node-1 1"))) == 2
-    await store.database.write(lambda tx: work(tx, "node-1 2"))
-    await store.database.write(lambda tx: messages.unclaim(tx, "mb_1", "node-1 2", epoch, NOW))
-    epoch = (await take(store, own=True))["mb_1"]
-    assert await recover(store) == 2
-    assert await kinds(store, "m2") == ["accepted", "outcome unknown"]
-    assert await kinds(store, "m3") == ["accepted"]
-    assert [each.message.attempts for each in await claim(store, epoch, now=NOW + 5)] == [1, 1, 0]
-
-
 # Parking
 
 

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from posthouse.model.delivery import Concern, Part, Result, Said, judge, part_of, postponed
 from posthouse.model.mailbox import Mailbox, fold
-from posthouse.model.message import MessageState, QueuedMessage, Stage
+from posthouse.model.message import MessageState, QueuedMessage
 from posthouse.model.pacing import Pace, Permit, UsedUp
 from posthouse.model.sender import Learnt, refused_address
 from posthouse.protocol.smtp_client import EnvelopeAnswered
@@ -57,10 +57,7 @@ LOOK_AGAIN = 1.0
 """Seconds at most between two looks at the clock while the pace is waited for."""
 HOLD_AT_FIRST, HOLD_AT_MOST = 5.0, 900.0
 FARTHEST = 4
-"""Messages at most that are made "handing over" at once before they are begun, and that wait when more are claimed.
-
-A crash makes the outcome of each of them unknown.
-"""
+"""Messages at most that are "handing over" before they are begun; a crash makes the outcome of each of them unknown."""
 LOGIN_IS_OVER = frozenset((454, 530, 535))
 """Codes by which a server says in mid-connection that it does not know the client any more: the token has expired."""
 
@@ -92,7 +89,7 @@ class Worker:
     `_unwritten` are those that are done with, while the outcome is not written, and `_handed` messages whose end the
     server may have, as long. `account` is who is counted. `_start` is the place of the first recipient of the message
     being sent who has not been asked about in this attempt. `_handing` are messages that are "handing over", with their
-    entries in the ledger (0: since they were claimed), and up to `_ahead` of them are so before they are begun.
+    entries in the ledger, and up to `_ahead` of them are so before they are begun.
     """
 
     def __init__(self, dispatcher: "Dispatcher", mailbox_id: str, lane: Lane, account: Account) -> None:
@@ -115,7 +112,6 @@ class Worker:
         self._is_ours = True
         self._claiming_ahead = False
         self._batch = BATCH_AT_FIRST
-        self._claimed_as = Stage.CLAIMED
         self._claimed_at = 0.0
         self._turn_began = dispatcher.clock()
         self._found_nothing_at = -1
@@ -220,9 +216,7 @@ class Worker:
         Done again, because its commit was not heard of, it undoes first what it may have claimed before.
         """
         dispatcher, lane, now = self._dispatcher, self._lane, self._dispatcher.clock()
-        self._claimed_as = stage = Stage.HANDING_OVER if self._is_far_ahead else Stage.CLAIMED
-        most = FARTHEST if self._is_far_ahead else BATCH
-        self._batch = min(self._batch * 2, most) if now - self._claimed_at < QUICK else BATCH_AT_FIRST
+        self._batch = min(self._batch * 2, BATCH) if now - self._claimed_at < QUICK else BATCH_AT_FIRST
         self._claimed_at = now
         self._found_nothing_at = lane.news
         owner, tries = f"{dispatcher.node_id} {next(_claims)}", itertools.count()
@@ -230,14 +224,12 @@ class Worker:
         async def work(tx: Transaction) -> list[Claim]:
             if next(tries):
                 await messages.unclaim(tx, self._mailbox_id, owner, lane.epoch, now)
-            return await messages.claim(tx, self._mailbox_id, owner, lane.epoch, now, self._batch, lane.order, stage)
+            return await messages.claim(tx, self._mailbox_id, owner, lane.epoch, now, self._batch, lane.order)
 
         return work
 
     def _take(self, claims: list[Claim]) -> None:
         self._claims += claims
-        if self._claimed_as is Stage.HANDING_OVER:
-            self._handing |= {claim.message.id: 0 for claim in claims}
         if len(claims) == self._batch:
             self._found_nothing_at = -1
             self._dispatcher.accepted(self._mailbox_id)
@@ -418,19 +410,9 @@ class Worker:
         if not self._is_ours:
             raise _NotOurs
 
-    @property
-    def _may_hand_ahead(self) -> bool:
-        """Not where a pace could keep it waiting."""
-        return not self._lane.order and not self._pace.allowance.counts
-
-    @property
-    def _is_far_ahead(self) -> bool:
-        """Commits are so much slower than messages that what is claimed is "handing over" at once."""
-        return self._ahead >= FARTHEST and self._may_hand_ahead
-
     def _hand_ahead(self) -> None:
-        """What will be begun before another commit is over."""
-        if self._may_hand_ahead:
+        """What will be begun before another commit is over; not where a pace could keep it waiting."""
+        if not self._lane.order and not self._pace.allowance.counts:
             for claim in itertools.islice(self._claims, 1, 1 + self._ahead):
                 self._hand(claim)
 

@@ -129,7 +129,7 @@ def _claiming(due: Select[tuple[str]]) -> ClauseElement:
     return (
         update(message)
         .where(message.c.id.in_(select(found.c.id)))
-        .values(stage=bindparam("new_stage"), claim_owner=bindparam("owner"), claim_epoch=bindparam("epoch"))
+        .values(stage=str(Stage.CLAIMED), claim_owner=bindparam("owner"), claim_epoch=bindparam("epoch"))
         .returning(*_claimed, _its_body)
     )
 
@@ -156,7 +156,7 @@ _unclaim = (
         message.c.mailbox_id == bindparam("mailbox"),
         message.c.claim_owner == bindparam("owner"),
         message.c.claim_epoch == bindparam("epoch"),
-        message.c.stage != literal(""),
+        message.c.stage == literal(str(Stage.CLAIMED)),
     )
     .values(stage="", next_at=bindparam("now"))
 )
@@ -420,25 +420,16 @@ async def exists(tx: Transaction, queue_id: str) -> bool:
 
 
 async def claim(
-    tx: Transaction,
-    mailbox_id: str,
-    owner: str,
-    epoch: int,
-    now: float,
-    at_most: int,
-    order: str = "",
-    stage: Stage = Stage.CLAIMED,
+    tx: Transaction, mailbox_id: str, owner: str, epoch: int, now: float, at_most: int, order: str = ""
 ) -> list[Claim]:
     """Take messages that are due, oldest first, to hand them over; none where the lease has another epoch by now.
 
     `owner` is a name for this claim alone, by which `unclaim` finds what it took. With `order` ("mailbox", "device")
     nothing is taken that was accepted after something of the same mailbox, or device, that has still to wait.
-    `stage`: claimed, or handing over at once.
     """
     if await tx.one(_still_held, mailbox=mailbox_id, epoch=epoch) is None:
         return []
-    whose = {"mailbox": mailbox_id, "owner": owner, "epoch": epoch}
-    rows = await tx.all(_claims[order], **whose, now=now, at_most=at_most, new_stage=str(stage))
+    rows = await tx.all(_claims[order], mailbox=mailbox_id, owner=owner, epoch=epoch, now=now, at_most=at_most)
     return sorted((Claim(_queued(row), epoch) for row in rows), key=lambda claim: claim.message.id)
 
 
