@@ -14,6 +14,7 @@ from sqlalchemy import bindparam, delete, insert, literal, select
 
 from posthouse.model.message import MessageState
 from posthouse.store.database import Database, Transaction
+from posthouse.store.directory_sync import DirectorySync
 from posthouse.store.sealing import OVERHEAD, PREFIX, Sealer, Unsealable, key_id_of, sync_directory
 from posthouse.store.tables import message, piece
 
@@ -94,6 +95,7 @@ class FileSpool:
         for left in self._spare.iterdir():
             left.unlink(missing_ok=True)
         self._spares: deque[Path] = deque()
+        self._sync_names = DirectorySync(directory)
 
     def _path(self, message_id: str) -> Path:
         return self._directory / message_id
@@ -101,6 +103,8 @@ class FileSpool:
     async def write(self, message_id: str, number: int, data: bytes, *, last: bool) -> None:
         instead = self._spares.popleft() if self._spares and not number else None
         await asyncio.to_thread(self._append, message_id, number, data, last, instead)
+        if last:
+            await self._sync_names()
 
     def _append(self, message_id: str, number: int, data: bytes, last: bool, instead: Path | None) -> None:
         sealed = self._sealer.seal(data, _place(message_id, number))
@@ -265,5 +269,3 @@ def _append(path: Path, data: bytes, *, last: bool, instead: Path | None) -> Non
     except OSError:
         os.truncate(path, before) if before else path.unlink()
         raise
-    if last:
-        sync_directory(path.parent)
