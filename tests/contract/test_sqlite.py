@@ -321,7 +321,7 @@ async def test_a_log_that_has_grown_large_makes_the_writer_pause_until_it_is_emp
 ) -> None:
     monkeypatch.setattr(sqlite, "LOOK_AFTER", 1)
     monkeypatch.setattr(sqlite, "WAL_LIMIT", 1_000_000)
-    monkeypatch.setattr(sqlite, "ALLOCATED", 0)
+    monkeypatch.setattr(sqlite, "ALLOCATED", 4096)
     log = database._path.with_name("posthouse.sqlite-wal")
     for number in range(8):
         await put(database, f"{number}", "x" * 300_000)
@@ -386,6 +386,8 @@ async def test_the_log_has_its_place_on_the_disk_before_it_is_written(tmp_path: 
     assert 0 < _zeros_at_the_end(log) < log.stat().st_size == sqlite.ALLOCATED
     for name in ("posthouse.sqlite", "posthouse.sqlite-wal"):  # as a crash leaves them
         (tmp_path / f"crashed-{name}").write_bytes((tmp_path / name).read_bytes())
+    await put(database, "c", "x" * sqlite.ALLOCATED)
+    assert log.stat().st_size == 2 * sqlite.ALLOCATED
     await database.close()
     (tmp_path / "crashed-posthouse.sqlite-wal").rename(tmp_path / "crashed.sqlite-wal")
     (tmp_path / "crashed-posthouse.sqlite").rename(tmp_path / "crashed.sqlite")

@@ -46,7 +46,7 @@ WAITING = 10_000
 WAL_LIMIT = 64 * 1024 * 1024
 """Octets of write-ahead log at which the writer pauses for a full checkpoint."""
 ALLOCATED = 4 * 1024 * 1024
-"""Octets of write-ahead log that are on the disk before anything is written there, as long as the disk has plenty."""
+"""Octets by which the write-ahead log grows, as zeros, before anything is written there; while the disk has plenty."""
 PLENTY = 32 * ALLOCATED
 CACHE = 16 * 1024 * 1024
 """Octets of pages that the writer keeps in memory, so that mail on its way is not read back."""
@@ -117,7 +117,7 @@ class SqliteDatabase:
         self._connection.execute(f"PRAGMA cache_size=-{CACHE // 1024}")
         self._connection.execute("PRAGMA synchronous=NORMAL")
         self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # now there is a log
-        self._log_file = os.open(self._log, os.O_RDWR)
+        self._log_file = os.open(self._log, os.O_RDWR | os.O_APPEND)
         _allocate(self._log_file, path.parent)
         self._unsound = False
         self._to_commit: SimpleQueue[tuple[list[_Piece], _Answers | None] | None] = SimpleQueue()
@@ -217,7 +217,6 @@ class SqliteDatabase:
         """Raises sqlite3.Error, with nothing changed."""
         if self._unsound:
             _bring_home(self._connection)
-            _allocate(self._log_file, self._path.parent)
             self._unsound = False
         _begin_patiently(self._connection)
         answers = _answers(self._connection, group)
@@ -256,6 +255,7 @@ class SqliteDatabase:
 
         A file that grows costs a commit half as much again. Where it has grown too large nothing goes on before.
         """
+        _allocate(self._log_file, self._path.parent)
         if self._checkpoints.has_moved():
             self._checkpoint("PASSIVE")
         self._unlooked += pieces
@@ -265,7 +265,6 @@ class SqliteDatabase:
         size = _size_of(self._log)
         if size > WAL_LIMIT:
             self._checkpoint("TRUNCATE")
-            _allocate(self._log_file, self._path.parent)
         elif self._looks % CHECKPOINT_AFTER == 0 or size > WAL_LIMIT // 4:
             self._checkpoints.want()
 
@@ -327,9 +326,10 @@ def _allocate(log: int, directory: Path) -> None:
     A file that grows can lose its last sync where the file system breaks down in that moment (seen on ext4).
     """
     size = os.fstat(log).st_size
+    more = -size % ALLOCATED if size else ALLOCATED
     with contextlib.suppress(OSError):
-        if size < ALLOCATED and shutil.disk_usage(directory).free > PLENTY:
-            os.pwrite(log, bytes(ALLOCATED - size), size)
+        if more and shutil.disk_usage(directory).free > PLENTY:
+            os.write(log, bytes(more))  # at the end, whoever else makes it larger at this moment
             os.fsync(log)
 
 
