@@ -130,6 +130,18 @@ async def test_a_fault_of_ours_reaches_who_waits_once_and_the_next_entry_is_writ
     assert database.pieces == [["b"]]
 
 
+async def test_an_entry_that_could_not_be_written_is_not_taken_for_written(database: Slow, written: Ledger) -> None:
+    async def fault(_: Transaction) -> None:
+        raise LookupError("a fault of ours")
+
+    number = written.add(fault)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not written.has(number)
+    with pytest.raises(LookupError):
+        await written.until(number)
+
+
 async def test_nothing_is_written_after_it_was_stopped(database: Slow, written: Ledger) -> None:
     written.add(database.step("a"))
     await asyncio.sleep(0)

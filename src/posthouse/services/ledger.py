@@ -43,7 +43,7 @@ class Ledger:
 
     def has(self, number: int) -> bool:
         """Whether that entry is on disk."""
-        return self._written >= number
+        return self._failure is None and self._written >= number
 
     def add(self, step: Step[T], then: Then[T] | None = None) -> int:
         """The number of the entry. `then` is given what the step gave, once it is on disk, and awaited if need be."""
