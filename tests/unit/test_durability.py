@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from posthouse.store import directory_sync, messages, sqlite
+from posthouse.store import messages, spool, sqlite
 from tests.support.house import House, house
 
 MAIL = """
@@ -173,7 +173,7 @@ async def test_what_the_disk_may_have_lost_is_answered_451_until_nothing_depends
 async def test_a_large_message_is_answered_after_its_file_and_the_name_of_that_are_on_disk(
     gateway: House, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reached, goes_on, spool = threading.Event(), threading.Event(), gateway.parts.store.spool.place
+    reached, goes_on, place = threading.Event(), threading.Event(), gateway.parts.store.spool.place
     names: list[str] = []
 
     def sync(directory: Path) -> None:
@@ -181,10 +181,10 @@ async def test_a_large_message_is_answered_after_its_file_and_the_name_of_that_a
         reached.set()
         assert goes_on.wait(10)
 
-    monkeypatch.setattr(directory_sync, "sync_directory", sync)
+    monkeypatch.setattr(spool, "sync_directory", sync)
     answer = asyncio.create_task(device.say(b"Subject: Pages\r\n\r\n" + b"A line.\r\n" * 20_000 + b".\r\n"))
     assert await asyncio.to_thread(reached.wait, 10)
-    assert [path.name for path in Path(spool, "spool").iterdir()] == names
+    assert [path.name for path in Path(place, "spool").iterdir()] == names
     assert len(names) == 1
     assert await gateway.parts.store.database.read(messages.with_pieces) == set()
     goes_on.set()

@@ -19,6 +19,7 @@ from posthouse.services.directory import Directory, Snapshot
 from posthouse.services.overview import URGENT
 from posthouse.store import events, tokens
 from posthouse.store.database import Transaction
+from posthouse.store.joint import Joint
 from posthouse.store.opening import Store
 
 FAR = 100_000
@@ -152,25 +153,11 @@ class Standings:
         self._position = -FAR
         self._all_read_at = 0.0
         self._newest: Standing | None = None
-        self._under_way: asyncio.Task[Standing] | None = None
+        self._looking = Joint(self._look)
 
     async def look(self) -> Standing:
-        """What was written before is in it. Raises DatabaseUnavailable.
-
-        Those who come while a look is under way share the next one, since it may have read already; if it fails, its
-        failure, so that nobody waits for a database longer than once.
-        """
-        if self._under_way is not None:
-            await asyncio.shield(self._under_way)
-        if self._under_way is None:
-            self._under_way = asyncio.create_task(self._look())
-            self._under_way.add_done_callback(self._ended)
-        return await asyncio.shield(self._under_way)
-
-    def _ended(self, look: asyncio.Task[Standing]) -> None:
-        self._under_way = None
-        if not look.cancelled():
-            look.exception()  # Whoever asked may have gone.
+        """What was written before is in it. Raises DatabaseUnavailable."""
+        return await self._looking()
 
     async def _look(self) -> Standing:
         await self._directory.refresh()

@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, delete, insert, literal, select
 
 from posthouse.model.message import MessageState
 from posthouse.store.database import Database, Transaction
-from posthouse.store.directory_sync import DirectorySync
+from posthouse.store.joint import Joint
 from posthouse.store.sealing import OVERHEAD, PREFIX, Sealer, Unsealable, key_id_of, sync_directory
 from posthouse.store.tables import message, piece
 
@@ -95,7 +95,7 @@ class FileSpool:
         for left in self._spare.iterdir():
             left.unlink(missing_ok=True)
         self._spares: deque[Path] = deque()
-        self._sync_names = DirectorySync(directory)
+        self._sync_names = Joint(lambda: asyncio.to_thread(sync_directory, directory))
 
     def _path(self, message_id: str) -> Path:
         return self._directory / message_id

@@ -323,11 +323,12 @@ def _bring_home(connection: sqlite3.Connection) -> None:
 def _allocate(log: int, directory: Path) -> None:
     """Let the log have its place on the disk; SQLite takes zeros behind its last frame, or alone, for the end of it.
 
-    A file that grows can lose its last sync where the file system breaks down in that moment (seen on ext4).
+    A file that grows can lose its last sync where the file system breaks down in that moment (seen on ext4). Only while
+    nothing in the log waits for a sync: an error that this one is told of is not told to the next.
     """
-    size = os.fstat(log).st_size
-    more = -size % ALLOCATED if size else ALLOCATED
     with contextlib.suppress(OSError):
+        size = os.fstat(log).st_size
+        more = -size % ALLOCATED if size else ALLOCATED
         if more and shutil.disk_usage(directory).free > PLENTY:
             os.write(log, bytes(more))  # at the end, whoever else makes it larger at this moment
             os.fsync(log)
