@@ -145,6 +145,24 @@ async def test_what_is_being_handed_over_is_written_down_before_its_end_is_sent(
         await gateway.until_message(ids[-1], "sent")
 
 
+async def test_a_message_begun_goes_out_where_others_have_to_wait_for_the_next_day(
+    tmp_path: Path, provider: Careful
+) -> None:
+    """It is counted already. Over another connection the day's allowance was used up meanwhile."""
+    async with open_house(tmp_path / "data", provider, background=False) as gateway:
+        await gateway.gateway.start_listeners()
+        ids = [await gateway.send(PRINTER, "bob@example.org", f"Page {number}") for number in range(2)]
+        await gateway.gateway.start_background()
+        await asyncio.wait_for(provider.reached.wait(), 10)
+        [lane] = gateway.parts.dispatcher._lanes.values()
+        lane.held_until, lane.waits_for = gateway.clock() + 3600, "the limit of a day"
+        provider.opened.set()
+        for queue_id in ids:
+            await gateway.until_message(queue_id, "sent")
+            assert await gateway.lines(queue_id) == ["accepted", "sent"]
+        assert provider.connections == 1
+
+
 async def _answer_when_stopping(gateway: House, provider: Careful) -> None:
     while not gateway.parts.dispatcher.stopping:
         await asyncio.sleep(0.001)

@@ -168,7 +168,7 @@ class Worker:
 
     async def _something_to_send(self) -> bool:
         """Claims what is due, or waits for something to come; False when it is time to end."""
-        while not self._resting and not self._has_to_yield:
+        while self._is_counted or not (self._resting or self._has_to_yield):
             if self._begun is None:
                 self._follow_lane()
             if self._claims:
@@ -194,6 +194,11 @@ class Worker:
     @property
     def _resting(self) -> bool:
         return self._dispatcher.stopping or self._lane.rests(self._dispatcher.clock())
+
+    @property
+    def _is_counted(self) -> bool:
+        """A message was begun before the day's allowance was used up: part of that is its own."""
+        return self._begun is not None and bool(self._lane.waits_for) and not self._dispatcher.stopping
 
     @property
     def _has_to_yield(self) -> bool:
